@@ -1,0 +1,1 @@
+//! edgeward: a message-passing control plane on NATS JetStream.
