@@ -1,0 +1,17 @@
+//! The model: types, parsing and state machines. No I/O, no async, no knowledge of NATS clients or databases.
+
+pub mod admit;
+pub mod config;
+pub mod error_event;
+pub mod header;
+pub mod id;
+pub mod lanes;
+pub mod message;
+pub mod name;
+pub mod node;
+pub mod policy;
+pub mod record;
+pub mod settings;
+pub mod state;
+pub mod subject;
+pub mod time;

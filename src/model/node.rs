@@ -1,0 +1,275 @@
+//! Node state on the broker (DESIGN §8): `spec` (the hub's word), `hello` (a journal asking in), `status` (the node's word).
+//!
+//! Owns the JSON shapes: unknown fields are ignored, missing ones are null, so that releases may differ. Never reads or
+//! writes the bucket.
+
+use super::id::{JournalId, StreamSeq};
+use super::message::StreamKind;
+use super::name::NodeName;
+use super::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// One value per message stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PerStream<T> {
+    /// For `FLEET_COMMANDS`.
+    pub commands: T,
+    /// For `FLEET_EVENTS`.
+    pub events: T,
+}
+
+impl<T> PerStream<T> {
+    /// The value of one stream.
+    pub fn get(&self, stream: StreamKind) -> &T {
+        match stream {
+            StreamKind::Commands => &self.commands,
+            StreamKind::Events => &self.events,
+        }
+    }
+
+    /// The value of one stream, to change.
+    pub fn get_mut(&mut self, stream: StreamKind) -> &mut T {
+        match stream {
+            StreamKind::Commands => &mut self.commands,
+            StreamKind::Events => &mut self.events,
+        }
+    }
+}
+
+/// Where a node's messages begin, per stream; `null` where that is not decided yet.
+pub type Starts = PerStream<Option<StreamSeq>>;
+
+/// A node's membership in a group: between these marks, by stream sequence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Membership {
+    /// The group.
+    pub name: String,
+    /// The join's sequences.
+    #[serde(default)]
+    pub join: Starts,
+    /// The leave's sequences.
+    #[serde(default)]
+    pub leave: Starts,
+    /// The marker's id while the join is being made.
+    #[serde(default)]
+    pub pending: Option<Uuid>,
+}
+
+/// `spec.<node>`: what the hub decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    /// The format: 1.
+    pub v: u32,
+    /// The node.
+    pub node: NodeName,
+    /// The journal that is this node, once one has come.
+    #[serde(default)]
+    pub journal: Option<JournalId>,
+    /// Where its messages begin.
+    #[serde(default)]
+    pub start: Starts,
+    /// How long the streams keep messages, in seconds.
+    #[serde(default)]
+    pub retention_s: Option<u64>,
+    /// Its memberships, the ended ones too.
+    #[serde(default)]
+    pub groups: Vec<Membership>,
+    /// The groups that an admin asks for.
+    #[serde(default)]
+    pub want_groups: Option<Vec<String>>,
+    /// A replaced journal whose messages are being closed; opaque until then.
+    #[serde(default)]
+    pub closing: Option<serde_json::Value>,
+}
+
+impl Spec {
+    /// The first word about a new node: nothing decided.
+    pub fn new(node: NodeName) -> Spec {
+        Spec {
+            v: 1,
+            node,
+            journal: None,
+            start: Starts::default(),
+            retention_s: None,
+            groups: Vec::new(),
+            want_groups: None,
+            closing: None,
+        }
+    }
+}
+
+/// `hello.<node>`: a journal asks to be this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The format: 1.
+    pub v: u32,
+    /// The node.
+    pub node: NodeName,
+    /// The journal.
+    pub journal: JournalId,
+    /// When the agent started, by its own clock.
+    #[serde(default)]
+    pub started_at: Option<Timestamp>,
+}
+
+/// Facts about the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostFacts {
+    /// The host's own name.
+    pub name: Option<String>,
+    /// The operating system, as `uname -sr` says it.
+    pub os: Option<String>,
+    /// The machine type, as `uname -m` says it.
+    pub arch: Option<String>,
+    /// Seconds since the host booted.
+    pub uptime_s: Option<u64>,
+}
+
+/// A process (one method) on the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessFacts {
+    /// The method.
+    pub name: String,
+    /// `running` or `stopped`.
+    pub state: String,
+    /// Messages that it runs now.
+    #[serde(default)]
+    pub running: u32,
+}
+
+/// A lane with something in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneFacts {
+    /// `<kind>.<from>.<method>[.<lane>]`.
+    pub lane: String,
+    /// Messages queued and running.
+    pub depth: u64,
+    /// The stored sequence at its head.
+    #[serde(default)]
+    pub head: Option<StreamSeq>,
+    /// When the head was stored.
+    #[serde(default)]
+    pub head_stored_at: Option<Timestamp>,
+    /// True while the head runs.
+    #[serde(default)]
+    pub running: bool,
+}
+
+/// `status.<node>`: what the node says of itself, each beat.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The format: 1.
+    pub v: u32,
+    /// The node.
+    pub node: NodeName,
+    /// Its journal.
+    #[serde(default)]
+    pub journal: Option<JournalId>,
+    /// This run of the agent.
+    #[serde(default)]
+    pub run: Option<Uuid>,
+    /// Counts up with each write; the journal stores it first.
+    #[serde(default)]
+    pub beat: Option<u64>,
+    /// When it was written, by the broker's clock as the node knows it.
+    #[serde(default)]
+    pub at: Option<Timestamp>,
+    /// Seconds until the next one at the latest.
+    #[serde(default)]
+    pub interval_s: Option<f64>,
+    /// True where the agent stopped cleanly.
+    #[serde(default)]
+    pub stopped: Option<bool>,
+    /// When the host booted.
+    #[serde(default)]
+    pub boot_at: Option<Timestamp>,
+    /// When the agent started.
+    #[serde(default)]
+    pub started_at: Option<Timestamp>,
+    /// The last sequences taken.
+    #[serde(default)]
+    pub position: Starts,
+    /// The agent's version.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// The host.
+    #[serde(default)]
+    pub host: Option<HostFacts>,
+    /// Labels from the node's config.
+    #[serde(default)]
+    pub labels: Option<BTreeMap<String, String>>,
+    /// Its processes.
+    #[serde(default)]
+    pub processes: Option<Vec<ProcessFacts>>,
+    /// The fullest lanes, 32 at most.
+    #[serde(default)]
+    pub lanes: Option<Vec<LaneFacts>>,
+    /// Rows in the journal.
+    #[serde(default)]
+    pub journal_rows: Option<u64>,
+    /// Entries waiting to be published.
+    #[serde(default)]
+    pub outbox: Option<u64>,
+    /// The broker's clock minus the node's own, in milliseconds.
+    #[serde(default)]
+    pub clock_offset_ms: Option<i64>,
+    /// True where it runs without credentials off loopback.
+    #[serde(default)]
+    pub insecure: Option<bool>,
+}
+
+/// Whether a node can be counted on to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Contact {
+    /// Its status is younger than two beats.
+    InContact,
+    /// It said that it stopped.
+    Stopped,
+    /// Silent for two beats.
+    Silent,
+    /// Never seen.
+    Never,
+}
+
+impl Status {
+    /// The node's contact at `now` (by the broker's clock), its status having been stored at `stored_at`.
+    pub fn contact(&self, stored_at: Timestamp, now: Timestamp) -> Contact {
+        let interval = Duration::try_from_secs_f64(self.interval_s.unwrap_or(30.0)).unwrap_or(Duration::from_secs(30));
+        match self.stopped {
+            Some(true) => Contact::Stopped,
+            // A beat may be late by its jitter and the way to the reader.
+            _ if now.since(stored_at) <= interval * 2 + Duration::from_millis(500) => Contact::InContact,
+            _ => Contact::Silent,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_older_and_newer_releases_are_read() {
+        let status: Status = serde_json::from_str(r#"{"v":1,"node":"ship1","mood":"good"}"#).unwrap();
+        assert_eq!(status.position.commands, None);
+        let spec: Spec = serde_json::from_str(r#"{"v":2,"node":"ship1","start":{"commands":4}}"#).unwrap();
+        assert_eq!(spec.start, PerStream { commands: Some(StreamSeq(4)), events: None });
+        assert!(serde_json::from_str::<Spec>(r#"{"v":1,"node":"a.b"}"#).is_err());
+    }
+
+    #[test]
+    fn contact_is_judged_by_the_interval_in_the_status() {
+        let mut status: Status = serde_json::from_str(r#"{"v":1,"node":"ship1","interval_s":1.0}"#).unwrap();
+        let stored = Timestamp::from_nanos(0);
+        assert_eq!(status.contact(stored, stored.plus(Duration::from_secs(2))), Contact::InContact);
+        assert_eq!(status.contact(stored, stored.plus(Duration::from_secs(3))), Contact::Silent);
+        status.stopped = Some(true);
+        assert_eq!(status.contact(stored, stored), Contact::Stopped);
+    }
+}
