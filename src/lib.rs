@@ -1,3 +1,4 @@
 //! edgeward: a message-passing control plane on NATS JetStream.
 
+pub mod broker;
 pub mod model;

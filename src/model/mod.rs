@@ -11,6 +11,7 @@ pub mod name;
 pub mod node;
 pub mod policy;
 pub mod record;
+pub mod rights;
 pub mod settings;
 pub mod state;
 pub mod subject;
