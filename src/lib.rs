@@ -1,1 +1,2 @@
 //! edgeward: a message-passing control plane on NATS JetStream.
+pub mod exec;
