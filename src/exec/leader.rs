@@ -2,14 +2,18 @@
 //! in the end. Until then neither its pid nor its group's number can become someone else's, so
 //! that signals to the group always meet the right one.
 
-use std::future::pending;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
+use std::time::Duration;
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::sleep;
 
 use super::{How, group, proc};
+
+/// Between two looks at a child of which nothing better can be told.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// A child and its group. Dropped before [`Leader::reap`], the group gets KILL.
 pub(super) struct Leader {
@@ -25,7 +29,7 @@ enum Watch {
     Pidfd(tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>),
     /// SIGCHLD, of any child, where there are no such descriptors.
     Signal(Signal),
-    /// Neither could be had (no descriptors left): the timeout will end it.
+    /// Neither could be had (no descriptors left): looked at again and again.
     Blind,
 }
 
@@ -48,6 +52,11 @@ impl Leader {
     pub(super) async fn ended(&mut self) {
         while !self.has_ended() {
             self.watch.changed().await;
+            if self.has_ended() {
+                return;
+            }
+            // The signal of another child, or a debugger that has not let go of ours yet.
+            sleep(LOOK_AGAIN).await;
         }
     }
 
@@ -130,19 +139,13 @@ impl Watch {
             .map(Self::Pidfd)
     }
 
+    /// May come back early, at once even; the child itself has the say.
     async fn changed(&mut self) {
         match self {
             #[cfg(target_os = "linux")]
-            Self::Pidfd(pidfd) => {
-                // Readable for good once the process has ended.
-                if pidfd.readable().await.is_err() {
-                    pending().await
-                }
-            }
-            Self::Signal(signal) => {
-                signal.recv().await;
-            }
-            Self::Blind => pending().await,
+            Self::Pidfd(pidfd) => drop(pidfd.readable().await),
+            Self::Signal(signal) => drop(signal.recv().await),
+            Self::Blind => {}
         }
     }
 }

@@ -194,8 +194,12 @@ impl Pipes {
 
     /// Takes what is in the pipes right now.
     fn sweep(&mut self) {
-        self.stdout.take_ready(PIPE_MOST / READ_SIZE);
-        self.stderr.take_ready(PIPE_MOST / READ_SIZE);
+        for stream in [&mut self.stdout, &mut self.stderr] {
+            // Not `try_read`, which trusts what the runtime last heard of the pipe.
+            stream.take(PIPE_MOST / READ_SIZE, |pipe, buffer| {
+                Ok(rustix::io::read(pipe, buffer)?)
+            });
+        }
     }
 
     fn are_held(&self) -> bool {
@@ -226,7 +230,7 @@ impl Stream {
         while let Some(pipe) = &self.pipe {
             if pipe.readable().await.is_err() {
                 self.pipe = None;
-            } else if self.take_ready(READS_PER_TURN) {
+            } else if self.take(READS_PER_TURN, pipe::Receiver::try_read) {
                 // Waiting for a readable pipe alone would never give way to others.
                 tokio::task::yield_now().await;
             }
@@ -234,11 +238,15 @@ impl Stream {
     }
 
     /// Reads without waiting, `most` times; whether there may be more.
-    fn take_ready(&mut self, most: usize) -> bool {
+    fn take(
+        &mut self,
+        most: usize,
+        read: impl Fn(&pipe::Receiver, &mut [u8]) -> io::Result<usize>,
+    ) -> bool {
         let mut buffer = [0; READ_SIZE];
         for _ in 0..most {
             let Some(pipe) = &self.pipe else { return false };
-            match pipe.try_read(&mut buffer) {
+            match read(pipe, &mut buffer) {
                 Ok(0) => self.pipe = None,
                 Ok(read) => self.record.push(&buffer[..read]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,

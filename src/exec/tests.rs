@@ -375,14 +375,20 @@ async fn a_background_child_without_the_pipe_is_told_too() {
 }
 
 #[tokio::test]
-async fn what_was_written_before_the_end_is_read_without_any_drain() {
+async fn what_was_written_before_the_end_is_read_though_stopped_at_once() {
     let background = Background::new("sleep 1000", "head -c 60000 /dev/zero");
-    let limits = Limits {
-        drain: Duration::ZERO,
-        ..LIMITS
-    };
-    let exit = run_with(&background.spec, limits).await;
-    assert_eq!(exit.stdout.total, 60_000);
+    let running = spawn(&background.spec, &LIMITS).await.unwrap();
+    // Blocks the only thread, so that the runtime hears of the output no sooner than of the end.
+    let since = Instant::now();
+    while is_alive(running.started().pid) {
+        assert!(since.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let exit = running.wait(stop).await;
+    assert_eq!((exit.how, exit.ended_by), (How::Exited(0), None));
+    assert_eq!((exit.stdout.total, exit.left_running), (60_000, true));
     background.kill().await;
 }
 
