@@ -1,1 +1,3 @@
 //! edgeward: a message-passing control plane on NATS JetStream.
+
+pub mod server;
