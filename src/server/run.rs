@@ -11,23 +11,20 @@
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde::Deserialize;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::net::TcpStream;
 use tokio::process::Child;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::guard::{self, Guard};
+use super::ready;
 use super::settings;
 
-/// How long a start may take until the server is ready.
+/// How long a start may take until the server is ready, unless the options say otherwise.
 const READY: Duration = Duration::from_secs(10);
 /// How long a server may take to stop before it is killed.
 const STOPPING: Duration = Duration::from_secs(10);
@@ -39,8 +36,6 @@ const POLL: Duration = Duration::from_millis(10);
 const LOG_LIMIT: u64 = 16 * 1024 * 1024;
 /// Lines of the log in errors.
 const TAIL: usize = 20;
-/// A greeting is one line of about 500 bytes; a longer one is not from a nats-server.
-const GREETING_LIMIT: u64 = 64 * 1024;
 
 /// How to run a server.
 #[derive(Debug, Clone)]
@@ -64,6 +59,9 @@ pub struct Options {
     pub max_payload: Option<u64>,
     /// The log file, appended to.
     pub log: PathBuf,
+    /// How long a start may take until the server is ready: 10 s unless set. A large store on a slow
+    /// disk takes longer to recover.
+    pub ready_within: Duration,
 }
 
 impl Options {
@@ -79,6 +77,7 @@ impl Options {
             extra_config: String::new(),
             sync_always: false,
             max_payload: None,
+            ready_within: READY,
         }
     }
 }
@@ -98,7 +97,7 @@ pub enum Port {
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// A file of the server could not be read or written.
-    #[error("`{}`", .path.display())]
+    #[error("the file `{}` cannot be used", .path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -129,8 +128,10 @@ pub enum RunError {
         log: String,
     },
     /// It runs, but was not ready in time; it was killed.
-    #[error("nats-server was not ready within {} s; its log ends:\n{log}", READY.as_secs())]
+    #[error("nats-server was not ready within {} s; its log ends:\n{log}", .within.as_secs())]
     NotReady {
+        /// The time it had.
+        within: Duration,
         /// The last lines of its log.
         log: String,
     },
@@ -256,7 +257,7 @@ impl Server {
     pub async fn restart(&mut self) -> Result<(), RunError> {
         self.end(Signal::INT).await?;
         self.life = Life::Down;
-        let end = Instant::now() + READY;
+        let end = Instant::now() + self.options.ready_within;
         loop {
             match launch(&self.options, Some(self.port)).await {
                 // On loopback, a client that tries to come back may for a moment be connected to
@@ -335,15 +336,15 @@ async fn launch(options: &Options, port: Option<u16>) -> Result<(Running, u16), 
         guard: Some(guard),
         pid,
     };
-    let end = Instant::now() + READY;
+    let end = Instant::now() + options.ready_within;
     let log = || tail(&options.log, before, TAIL);
     tokio::select! {
         status = running.wait() => Err(RunError::Ended { status: status?, log: log() }),
-        port = timeout_at(end, ready(&ports)) => match port {
+        port = timeout_at(end, ready::port(&ports, POLL)) => match port {
             Ok(port) => Ok((running, port)),
             Err(_) => {
                 running.end(Signal::KILL).await?;
-                Err(RunError::NotReady { log: log() })
+                Err(RunError::NotReady { within: options.ready_within, log: log() })
             }
         },
     }
@@ -393,48 +394,6 @@ fn tail(log: &Path, start: u64, lines: usize) -> String {
     let text = String::from_utf8_lossy(&bytes[from..]);
     let all: Vec<_> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
-}
-
-/// Waits until a server greets on the port named in its ports file, with JetStream on.
-async fn ready(ports: &Path) -> u16 {
-    loop {
-        if let Some(port) = listening(ports)
-            && timeout(Duration::from_secs(1), greeting(port))
-                .await
-                .is_ok_and(|greeting| greeting.is_ok())
-        {
-            return port;
-        }
-        sleep(POLL).await;
-    }
-}
-
-/// The port in the ports file, once that is written whole.
-fn listening(ports: &Path) -> Option<u16> {
-    #[derive(Deserialize)]
-    struct Ports {
-        nats: Vec<String>,
-    }
-    let file = fs::read_dir(ports).ok()?.next()?.ok()?.path();
-    let ports: Ports = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
-    ports.nats.first()?.rsplit_once(':')?.1.parse().ok()
-}
-
-async fn greeting(port: u16) -> io::Result<()> {
-    #[derive(Deserialize)]
-    struct Info {
-        #[serde(default)]
-        jetstream: bool,
-    }
-    let stream = TcpStream::connect(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).await?;
-    let mut line = String::new();
-    BufReader::new(stream.take(GREETING_LIMIT))
-        .read_line(&mut line)
-        .await?;
-    let info: Info = serde_json::from_str(line.strip_prefix("INFO ").unwrap_or_default())?;
-    info.jetstream
-        .then_some(())
-        .ok_or_else(|| io::ErrorKind::NotConnected.into())
 }
 
 fn io_error(path: &Path) -> impl FnOnce(io::Error) -> RunError {

