@@ -3,3 +3,4 @@
 pub mod broker;
 pub mod exec;
 pub mod model;
+pub mod server;
