@@ -84,12 +84,7 @@ impl Recorder {
     }
 
     pub(super) fn finish(self) -> Captured {
-        Captured {
-            head: self.head,
-            tail: self.tail.into(),
-            total: self.total,
-            sha256: self.hash.finalize().into(),
-        }
+        Captured { head: self.head, tail: self.tail.into(), total: self.total, sha256: self.hash.finalize().into() }
     }
 }
 

@@ -37,19 +37,14 @@ pub(super) fn spawn(spec: &Spec, account: Option<&Account>) -> Result<Child, Spa
         Some(account) => as_user(spec, account, &program, base)?,
     };
     command.args(&spec.args).process_group(0);
-    command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .stdin(match spec.stdin {
-            Stdin::Null => Stdio::null(),
-            Stdin::Bytes(_) => Stdio::piped(),
-        });
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(match spec.stdin {
+        Stdin::Null => Stdio::null(),
+        Stdin::Bytes(_) => Stdio::piped(),
+    });
     if let Some(cwd) = &spec.cwd {
         command.current_dir(cwd);
     }
-    command
-        .spawn()
-        .map_err(|error| explain(spec, program, error))
+    command.spawn().map_err(|error| explain(spec, program, error))
 }
 
 /// Our own variables go in directly: they mean nothing to the tools that change the user, and
@@ -73,8 +68,7 @@ fn as_user(
 }
 
 fn pairs(env: &[(OsString, OsString)]) -> impl Iterator<Item = (&OsStr, &OsStr)> {
-    env.iter()
-        .map(|(name, value)| (name.as_os_str(), value.as_os_str()))
+    env.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()))
 }
 
 /// The program's path: as given where it holds a slash, else the first in the child's `PATH`.
@@ -82,13 +76,9 @@ fn find(spec: &Spec, base: &[(OsString, OsString)]) -> Result<PathBuf, SpawnErro
     if spec.program.as_bytes().contains(&b'/') {
         return Ok(PathBuf::from(&spec.program));
     }
-    let path = pairs(base)
-        .chain(pairs(&spec.env))
-        .filter(|(name, _)| *name == "PATH")
-        .last();
+    let path = pairs(base).chain(pairs(&spec.env)).filter(|(name, _)| *name == "PATH").last();
     let path = path.map_or(env::DEFAULT_PATH.as_ref(), |(_, value)| value);
-    search(&spec.program, path)
-        .map_err(|error| nul_place(spec).map_or(error, |place| SpawnError::Nul { place }))
+    search(&spec.program, path).map_err(|error| nul_place(spec).map_or(error, |place| SpawnError::Nul { place }))
 }
 
 /// The first executable file of that name in the directories of `path`. Directories that are not
@@ -109,9 +99,7 @@ pub(super) fn search(name: &OsStr, path: &OsStr) -> Result<PathBuf, SpawnError> 
     }
     Err(match forbidden {
         Some(program) => SpawnError::NotPermitted { program },
-        None => SpawnError::NotFound {
-            program: name.into(),
-        },
+        None => SpawnError::NotFound { program: name.into() },
     })
 }
 
@@ -124,9 +112,7 @@ fn executable(program: &Path) -> io::Result<()> {
 
 /// Where a relative path of the program leads.
 fn in_cwd(spec: &Spec, program: &Path) -> PathBuf {
-    spec.cwd
-        .as_ref()
-        .map_or_else(|| program.to_owned(), |cwd| cwd.join(program))
+    spec.cwd.as_ref().map_or_else(|| program.to_owned(), |cwd| cwd.join(program))
 }
 
 /// The kernel gives one number for several faults: looks which it was.
@@ -137,10 +123,7 @@ fn explain(spec: &Spec, program: PathBuf, source: io::Error) -> SpawnError {
     if let Some(path) = &spec.cwd
         && let Err(source) = enter(path)
     {
-        return SpawnError::Cwd {
-            path: path.clone(),
-            source,
-        };
+        return SpawnError::Cwd { path: path.clone(), source };
     }
     let missing = || {
         let found = std::fs::metadata(in_cwd(spec, &program));
@@ -170,11 +153,7 @@ fn nul_place(spec: &Spec) -> Option<String> {
     if let Some(at) = spec.args.iter().position(|arg| has_nul(arg)) {
         return Some(format!("argument {}", at + 1));
     }
-    if spec
-        .cwd
-        .as_ref()
-        .is_some_and(|cwd| has_nul(cwd.as_os_str()))
-    {
+    if spec.cwd.as_ref().is_some_and(|cwd| has_nul(cwd.as_os_str())) {
         return Some("the working directory".to_owned());
     }
     let (name, _) = pairs(&spec.env).find(|(name, value)| has_nul(name) || has_nul(value))?;

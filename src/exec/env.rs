@@ -5,27 +5,14 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 /// Where programs are searched for when the environment does not say.
-pub(super) const DEFAULT_PATH: &str =
-    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Told by systemd to the agent about itself; a child that used them would speak in its name.
-const SERVICE_NAMES: &[&str] = &[
-    "NOTIFY_SOCKET",
-    "CREDENTIALS_DIRECTORY",
-    "INVOCATION_ID",
-    "JOURNAL_STREAM",
-    "SYSTEMD_EXEC_PID",
-    "FDSTORE",
-];
+const SERVICE_NAMES: &[&str] =
+    &["NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY", "INVOCATION_ID", "JOURNAL_STREAM", "SYSTEMD_EXEC_PID", "FDSTORE"];
 
 /// Starts of names: of the service too, and those that configure the agent, with its secrets.
-const PREFIXES: &[&str] = &[
-    "WATCHDOG_",
-    "LISTEN_",
-    "MEMORY_PRESSURE_",
-    "EDGEWARD_",
-    "NATS_",
-];
+const PREFIXES: &[&str] = &["WATCHDOG_", "LISTEN_", "MEMORY_PRESSURE_", "EDGEWARD_", "NATS_"];
 
 /// `vars` without the agent's own, with a `PATH` in any case.
 pub(super) fn clean(vars: impl Iterator<Item = (OsString, OsString)>) -> Vec<(OsString, OsString)> {
@@ -38,9 +25,7 @@ pub(super) fn clean(vars: impl Iterator<Item = (OsString, OsString)>) -> Vec<(Os
 
 fn is_own(name: &OsStr) -> bool {
     SERVICE_NAMES.iter().any(|own| name == *own)
-        || PREFIXES
-            .iter()
-            .any(|start| name.as_bytes().starts_with(start.as_bytes()))
+        || PREFIXES.iter().any(|start| name.as_bytes().starts_with(start.as_bytes()))
 }
 
 #[cfg(test)]

@@ -46,20 +46,10 @@ pub(super) fn members(groups: &[Pid]) -> Vec<Process> {
         return Vec::new();
     }
     match proc::living() {
-        Some(all) => all
-            .into_iter()
-            .filter(|one| groups.contains(&one.group))
-            .collect(),
-        None => groups
-            .into_iter()
-            .map(|group| Process {
-                started: Started {
-                    pid: group,
-                    start_time: 0,
-                },
-                group,
-            })
-            .collect(),
+        Some(all) => all.into_iter().filter(|one| groups.contains(&one.group)).collect(),
+        None => {
+            groups.into_iter().map(|group| Process { started: Started { pid: group, start_time: 0 }, group }).collect()
+        }
     }
 }
 

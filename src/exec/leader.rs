@@ -36,11 +36,7 @@ enum Watch {
 impl Leader {
     pub(super) fn new(child: Child) -> Self {
         let group = proc::group_id(child.id());
-        Self {
-            child: Some(child),
-            group,
-            watch: Watch::new(group),
-        }
+        Self { child: Some(child), group, watch: Watch::new(group) }
     }
 
     /// The group it leads.
@@ -134,9 +130,7 @@ impl Watch {
         use rustix::process::{PidfdFlags, pidfd_open};
         use tokio::io::{Interest, unix::AsyncFd};
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        AsyncFd::with_interest(pidfd, Interest::READABLE)
-            .ok()
-            .map(Self::Pidfd)
+        AsyncFd::with_interest(pidfd, Interest::READABLE).ok().map(Self::Pidfd)
     }
 
     /// May come back early, at once even; the child itself has the say.

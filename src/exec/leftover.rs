@@ -37,10 +37,7 @@ pub struct Leftover {
 /// whose pid was never written down, and their descendants.
 #[must_use]
 pub fn find_marked(marker: Marker<'_>) -> Vec<Started> {
-    marked(marker)
-        .iter()
-        .map(|process| process.started)
-        .collect()
+    marked(marker).iter().map(|process| process.started).collect()
 }
 
 /// Ends what is left of a run of this boot: TERM, after `grace` KILL.
@@ -49,11 +46,7 @@ pub fn find_marked(marker: Marker<'_>) -> Vec<Started> {
 /// member of the group carries the marker. Without one (the agent died before it could write him
 /// down) every group with a marked member is ended. The caller's own group never is. Comes back
 /// within `grace` and some seconds.
-pub async fn kill_leftover(
-    leader: Option<Started>,
-    marker: Marker<'_>,
-    grace: Duration,
-) -> Leftover {
+pub async fn kill_leftover(leader: Option<Started>, marker: Marker<'_>, grace: Duration) -> Leftover {
     let groups = match leader {
         Some(leader) => group_of(leader, marker).into_iter().collect(),
         None => groups_of(&marked(marker)),
@@ -62,10 +55,7 @@ pub async fn kill_leftover(
         return Leftover::default();
     }
     let started = |processes: Vec<Process>| processes.iter().map(|one| one.started).collect();
-    Leftover {
-        found: started(group::members(&groups)),
-        alive: started(group::end(&groups, grace).await),
-    }
+    Leftover { found: started(group::members(&groups)), alive: started(group::end(&groups, grace).await) }
 }
 
 fn marked(marker: Marker<'_>) -> Vec<Process> {

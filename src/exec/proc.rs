@@ -46,12 +46,7 @@ pub(super) fn living() -> Option<Vec<Process>> {
         let name = entry.ok()?.file_name();
         name.to_str()?.parse::<u32>().ok()
     });
-    Some(
-        pids.filter_map(read)
-            .filter(|stat| !stat.dead)
-            .map(|stat| stat.process)
-            .collect(),
-    )
+    Some(pids.filter_map(read).filter(|stat| !stat.dead).map(|stat| stat.process).collect())
 }
 
 /// Whether the process was started with `key=value` in its environment, as far as we may look.
@@ -60,9 +55,7 @@ pub(super) fn has_env(pid: u32, key: &str, value: &str) -> bool {
         return false;
     };
     let wanted = format!("{key}={value}");
-    environ
-        .split(|byte| *byte == 0)
-        .any(|entry| entry == wanted.as_bytes())
+    environ.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes())
 }
 
 /// The id as the kernel's calls take it, never 0 or 1: as a group those would mean our own group
@@ -90,10 +83,7 @@ fn parse(pid: u32, stat: &[u8]) -> Option<Stat> {
     let threads: u64 = fields.nth(14)?.parse().ok()?; // 20
     let start_time = fields.nth(1)?.parse().ok()?; // 22
     Some(Stat {
-        process: Process {
-            started: Started { pid, start_time },
-            group,
-        },
+        process: Process { started: Started { pid, start_time }, group },
         // A process whose first thread has ended shows as a zombie while others run.
         dead: matches!(state, "X" | "x") || (state == "Z" && threads <= 1),
     })
@@ -107,13 +97,7 @@ mod tests {
     fn stat_is_read_behind_the_name() {
         let line = b"77 (a) R 1 (b) S 5 70 70 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 3 0 987654 1 2";
         let stat = parse(77, line).unwrap();
-        assert_eq!(
-            stat.process.started,
-            Started {
-                pid: 77,
-                start_time: 987_654
-            }
-        );
+        assert_eq!(stat.process.started, Started { pid: 77, start_time: 987_654 });
         assert_eq!(stat.process.group, 70);
         assert!(!stat.dead);
         assert!(parse(77, b"77 (a").is_none());
@@ -138,12 +122,7 @@ mod tests {
     #[test]
     fn we_live() {
         let pid = std::process::id();
-        assert!(
-            living()
-                .unwrap()
-                .iter()
-                .any(|process| process.started.pid == pid)
-        );
+        assert!(living().unwrap().iter().any(|process| process.started.pid == pid));
         assert!(start_time(pid).unwrap() > 0);
     }
 }

@@ -37,32 +37,16 @@ pub struct Running {
 }
 
 /// Starts the child; the account is that of `spec.user`.
-pub(super) fn start(
-    spec: &Spec,
-    account: Option<&Account>,
-    limits: &Limits,
-) -> Result<Running, SpawnError> {
+pub(super) fn start(spec: &Spec, account: Option<&Account>, limits: &Limits) -> Result<Running, SpawnError> {
     let mut child = command::spawn(spec, account)?;
     let pid = child.id();
     let ends = Ends::take(&mut child);
     let leader = Leader::new(child); // from here on a failure kills and reaps
     let pipes = ends
         .open(&spec.stdin, limits.keep)
-        .map_err(|source| SpawnError::Io {
-            program: spec.program.clone().into(),
-            source,
-        })?;
-    let started = Started {
-        pid,
-        start_time: proc::start_time(pid).unwrap_or(0),
-    };
-    Ok(Running {
-        started,
-        since: Instant::now(),
-        limits: *limits,
-        leader,
-        pipes,
-    })
+        .map_err(|source| SpawnError::Io { program: spec.program.clone().into(), source })?;
+    let started = Started { pid, start_time: proc::start_time(pid).unwrap_or(0) };
+    Ok(Running { started, since: Instant::now(), limits: *limits, leader, pipes })
 }
 
 impl Running {
@@ -86,13 +70,7 @@ impl Running {
         let how = self.leader.reap();
         let left_running = held || !group::members(&group).is_empty();
         let (stdout, stderr) = self.pipes.finish();
-        Exit {
-            how,
-            ended_by,
-            stdout,
-            stderr,
-            left_running,
-        }
+        Exit { how, ended_by, stdout, stderr, left_running }
     }
 
     async fn child_or_cut(&mut self, stop: &CancellationToken) -> Option<Cut> {
@@ -157,17 +135,12 @@ impl Ends {
 
     fn open(self, stdin: &Stdin, keep: usize) -> io::Result<Pipes> {
         let stdin = match (self.stdin, stdin) {
-            (Some(fd), Stdin::Bytes(bytes)) => Some(Feed {
-                pipe: pipe::Sender::from_owned_fd(fd)?,
-                bytes: bytes.clone(),
-            }),
+            (Some(fd), Stdin::Bytes(bytes)) => {
+                Some(Feed { pipe: pipe::Sender::from_owned_fd(fd)?, bytes: bytes.clone() })
+            }
             _ => None,
         };
-        Ok(Pipes {
-            stdin,
-            stdout: Stream::open(self.stdout, keep)?,
-            stderr: Stream::open(self.stderr, keep)?,
-        })
+        Ok(Pipes { stdin, stdout: Stream::open(self.stdout, keep)?, stderr: Stream::open(self.stderr, keep)? })
     }
 }
 
@@ -180,11 +153,7 @@ struct Pipes {
 impl Pipes {
     /// Moves bytes until both streams have ended. Nothing is lost where it is dropped before.
     async fn pump(&mut self) {
-        tokio::join!(
-            self.stdout.read(),
-            self.stderr.read(),
-            feed(&mut self.stdin)
-        );
+        tokio::join!(self.stdout.read(), self.stderr.read(), feed(&mut self.stdin));
     }
 
     async fn pump_for_ever(&mut self) {
@@ -196,9 +165,7 @@ impl Pipes {
     fn sweep(&mut self) {
         for stream in [&mut self.stdout, &mut self.stderr] {
             // Not `try_read`, which trusts what the runtime last heard of the pipe.
-            stream.take(PIPE_MOST / READ_SIZE, |pipe, buffer| {
-                Ok(rustix::io::read(pipe, buffer)?)
-            });
+            stream.take(PIPE_MOST / READ_SIZE, |pipe, buffer| Ok(rustix::io::read(pipe, buffer)?));
         }
     }
 
@@ -220,10 +187,7 @@ struct Stream {
 impl Stream {
     fn open(fd: Option<OwnedFd>, keep: usize) -> io::Result<Self> {
         let pipe = fd.map(pipe::Receiver::from_owned_fd).transpose()?;
-        Ok(Self {
-            pipe,
-            record: Recorder::new(keep),
-        })
+        Ok(Self { pipe, record: Recorder::new(keep) })
     }
 
     async fn read(&mut self) {
@@ -238,11 +202,7 @@ impl Stream {
     }
 
     /// Reads without waiting, `most` times; whether there may be more.
-    fn take(
-        &mut self,
-        most: usize,
-        read: impl Fn(&pipe::Receiver, &mut [u8]) -> io::Result<usize>,
-    ) -> bool {
+    fn take(&mut self, most: usize, read: impl Fn(&pipe::Receiver, &mut [u8]) -> io::Result<usize>) -> bool {
         let mut buffer = [0; READ_SIZE];
         for _ in 0..most {
             let Some(pipe) = &self.pipe else { return false };

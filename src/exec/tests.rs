@@ -20,11 +20,7 @@ const LIMITS: Limits = Limits {
 };
 
 fn shell(script: &str) -> Spec {
-    Spec {
-        program: "sh".into(),
-        args: vec!["-c".into(), script.into()],
-        ..Spec::default()
-    }
+    Spec { program: "sh".into(), args: vec!["-c".into(), script.into()], ..Spec::default() }
 }
 
 async fn run_with(spec: &Spec, limits: Limits) -> Exit {
@@ -54,27 +50,17 @@ async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
         }
-        assert!(
-            since.elapsed() < Duration::from_secs(20),
-            "not within 20 s: {what}"
-        );
+        assert!(since.elapsed() < Duration::from_secs(20), "not within 20 s: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
 fn pid_in(file: &Path) -> Option<u32> {
-    std::fs::read_to_string(file)
-        .ok()?
-        .strip_suffix('\n')?
-        .parse()
-        .ok()
+    std::fs::read_to_string(file).ok()?.strip_suffix('\n')?.parse().ok()
 }
 
 fn is_alive(pid: u32) -> bool {
-    proc::living()
-        .unwrap()
-        .iter()
-        .any(|process| process.started.pid == pid)
+    proc::living().unwrap().iter().any(|process| process.started.pid == pid)
 }
 
 /// A script that starts `background` and writes its pid to a file.
@@ -92,18 +78,12 @@ impl Background {
     }
 
     async fn pid(&self) -> u32 {
-        until("pid of the background process", || {
-            pid_in(&self.folder.path().join("pid"))
-        })
-        .await
+        until("pid of the background process", || pid_in(&self.folder.path().join("pid"))).await
     }
 
     async fn dies(&self) {
         let pid = self.pid().await;
-        until("end of the background process", || {
-            (!is_alive(pid)).then_some(())
-        })
-        .await;
+        until("end of the background process", || (!is_alive(pid)).then_some(())).await;
     }
 
     async fn kill(&self) {
@@ -123,16 +103,11 @@ fn marked(mut spec: Spec, value: &str) -> Spec {
 }
 
 fn marker(value: &str) -> Marker<'_> {
-    Marker {
-        key: "EDGEWARD_RUN",
-        value,
-    }
+    Marker { key: "EDGEWARD_RUN", value }
 }
 
 async fn within<F: Future>(seconds: u64, future: F) -> F::Output {
-    timeout(Duration::from_secs(seconds), future)
-        .await
-        .expect("too slow")
+    timeout(Duration::from_secs(seconds), future).await.expect("too slow")
 }
 
 #[tokio::test]
@@ -140,10 +115,7 @@ async fn exit_codes_and_output() {
     let exit = run("echo out; echo err >&2; exit 3").await;
     assert_eq!(exit.how, How::Exited(3));
     assert_eq!(exit.ended_by, None);
-    assert_eq!(
-        (text(&exit.stdout), text(&exit.stderr)),
-        ("out\n".into(), "err\n".into())
-    );
+    assert_eq!((text(&exit.stdout), text(&exit.stderr)), ("out\n".into(), "err\n".into()));
     assert!(!exit.left_running);
     assert_eq!(run("").await.how, How::Exited(0));
     assert_eq!(run("exit 255").await.how, How::Exited(255));
@@ -179,24 +151,13 @@ async fn the_child_leads_a_group_and_is_named() {
     let pid = rustix::process::Pid::from_raw(started.pid.cast_signed()).unwrap();
     assert_eq!(rustix::process::getpgid(Some(pid)).unwrap(), pid);
     assert_eq!(proc::start_time(started.pid), Some(started.start_time));
-    assert_eq!(
-        running.wait(CancellationToken::new()).await.how,
-        How::Exited(0)
-    );
+    assert_eq!(running.wait(CancellationToken::new()).await.how, How::Exited(0));
 }
 
 fn resident_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap();
-    line.split_ascii_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse::<u64>()
-        .unwrap()
-        * 1024
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_ascii_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
 #[tokio::test]
@@ -218,10 +179,7 @@ async fn much_output_is_counted_in_bounded_memory() {
     assert_eq!(exit.how, How::Exited(0));
     assert_eq!(exit.stdout.total, SIZE + 10);
     assert!(exit.stdout.is_truncated());
-    assert_eq!(
-        exit.stdout.head().len() + exit.stdout.tail().len(),
-        LIMITS.keep
-    );
+    assert_eq!(exit.stdout.head().len() + exit.stdout.tail().len(), LIMITS.keep);
     assert!(exit.stdout.head().starts_with(b"first\n\0"));
     assert!(exit.stdout.tail().ends_with(b"\0last"));
     assert!(most < before + (SIZE / 2), "grew from {before} to {most}");
@@ -229,87 +187,48 @@ async fn much_output_is_counted_in_bounded_memory() {
 
 #[tokio::test]
 async fn endless_output_does_not_hold_up_the_timeout() {
-    let limits = Limits {
-        timeout: Duration::from_millis(200),
-        ..LIMITS
-    };
+    let limits = Limits { timeout: Duration::from_millis(200), ..LIMITS };
     let exit = within(20, run_with(&shell("exec yes"), limits)).await;
-    assert_eq!(
-        (exit.how, exit.ended_by),
-        (How::Signalled(15), Some(Cut::TimedOut))
-    );
+    assert_eq!((exit.how, exit.ended_by), (How::Signalled(15), Some(Cut::TimedOut)));
     assert!(exit.stdout.total > 0);
 }
 
 #[tokio::test]
 async fn a_timeout_ends_the_whole_group() {
     let background = Background::new("sleep 1000", "sleep 1000");
-    let limits = Limits {
-        timeout: Duration::from_secs(1),
-        ..LIMITS
-    };
+    let limits = Limits { timeout: Duration::from_secs(1), ..LIMITS };
     let since = Instant::now();
     let exit = run_with(&background.spec, limits).await;
-    assert_eq!(
-        (exit.how, exit.ended_by),
-        (How::Signalled(15), Some(Cut::TimedOut))
-    );
+    assert_eq!((exit.how, exit.ended_by), (How::Signalled(15), Some(Cut::TimedOut)));
     assert!(!exit.left_running);
     assert!(since.elapsed() >= limits.timeout);
-    assert!(
-        since.elapsed() < LIMITS.grace,
-        "waited for the grace though all were gone"
-    );
+    assert!(since.elapsed() < LIMITS.grace, "waited for the grace though all were gone");
     background.dies().await;
 }
 
 #[tokio::test]
 async fn who_ignores_term_is_killed() {
-    let limits = Limits {
-        timeout: Duration::from_secs(1),
-        grace: Duration::from_millis(300),
-        ..LIMITS
-    };
-    let exit = within(
-        20,
-        run_with(&shell("trap '' TERM; while :; do sleep 1; done"), limits),
-    )
-    .await;
-    assert_eq!(
-        (exit.how, exit.ended_by),
-        (How::Signalled(9), Some(Cut::TimedOut))
-    );
+    let limits = Limits { timeout: Duration::from_secs(1), grace: Duration::from_millis(300), ..LIMITS };
+    let exit = within(20, run_with(&shell("trap '' TERM; while :; do sleep 1; done"), limits)).await;
+    assert_eq!((exit.how, exit.ended_by), (How::Signalled(9), Some(Cut::TimedOut)));
 }
 
 #[tokio::test]
 async fn a_grandchild_that_ignores_term_is_killed_too() {
     let stubborn = "(trap '' TERM; while :; do sleep 1; done) >/dev/null 2>&1";
     let background = Background::new(stubborn, "sleep 1000");
-    let limits = Limits {
-        timeout: Duration::from_secs(1),
-        grace: Duration::from_millis(300),
-        ..LIMITS
-    };
+    let limits = Limits { timeout: Duration::from_secs(1), grace: Duration::from_millis(300), ..LIMITS };
     let exit = within(20, run_with(&background.spec, limits)).await;
-    assert_eq!(
-        (exit.how, exit.ended_by),
-        (How::Signalled(15), Some(Cut::TimedOut))
-    );
+    assert_eq!((exit.how, exit.ended_by), (How::Signalled(15), Some(Cut::TimedOut)));
     assert!(!exit.left_running);
     background.dies().await;
 }
 
 #[tokio::test]
 async fn a_timeout_also_ends_what_is_stopped() {
-    let limits = Limits {
-        timeout: Duration::from_secs(1),
-        ..LIMITS
-    };
+    let limits = Limits { timeout: Duration::from_secs(1), ..LIMITS };
     let exit = within(4, run_with(&shell("kill -STOP $$"), limits)).await;
-    assert_eq!(
-        (exit.how, exit.ended_by),
-        (How::Signalled(15), Some(Cut::TimedOut))
-    );
+    assert_eq!((exit.how, exit.ended_by), (How::Signalled(15), Some(Cut::TimedOut)));
 }
 
 #[tokio::test]
@@ -317,45 +236,25 @@ async fn the_result_of_a_child_that_heeds_term_is_kept() {
     let stop = CancellationToken::new();
     let script = "trap 'echo bye; exit 7' TERM; echo ready >ready; while :; do sleep 0.01; done";
     let folder = tempfile::tempdir().unwrap();
-    let spec = Spec {
-        cwd: Some(folder.path().to_owned()),
-        ..shell(script)
-    };
+    let spec = Spec { cwd: Some(folder.path().to_owned()), ..shell(script) };
     let wait = tokio::spawn(spawn(&spec, &LIMITS).await.unwrap().wait(stop.clone()));
-    until("start", || {
-        folder.path().join("ready").exists().then_some(())
-    })
-    .await;
+    until("start", || folder.path().join("ready").exists().then_some(())).await;
     stop.cancel();
     let exit = within(20, wait).await.unwrap();
-    assert_eq!(
-        (exit.how, exit.ended_by),
-        (How::Exited(7), Some(Cut::Stopped))
-    );
+    assert_eq!((exit.how, exit.ended_by), (How::Exited(7), Some(Cut::Stopped)));
     assert_eq!(text(&exit.stdout), "bye\n");
 }
 
 #[tokio::test]
 async fn a_timeout_without_end_is_fine() {
-    let limits = Limits {
-        timeout: Duration::MAX,
-        grace: Duration::MAX,
-        drain: Duration::MAX,
-        keep: 10,
-    };
-    assert_eq!(
-        within(20, run_with(&shell("exit 1"), limits)).await.how,
-        How::Exited(1)
-    );
+    let limits = Limits { timeout: Duration::MAX, grace: Duration::MAX, drain: Duration::MAX, keep: 10 };
+    assert_eq!(within(20, run_with(&shell("exit 1"), limits)).await.how, How::Exited(1));
 }
 
 #[tokio::test]
 async fn a_background_child_that_holds_the_pipe_is_told_not_waited_for() {
     let background = Background::new("sleep 1000", "echo done");
-    let limits = Limits {
-        drain: Duration::from_millis(200),
-        ..LIMITS
-    };
+    let limits = Limits { drain: Duration::from_millis(200), ..LIMITS };
     let exit = within(20, run_with(&background.spec, limits)).await;
     assert_eq!((exit.how, exit.ended_by), (How::Exited(0), None));
     assert_eq!(text(&exit.stdout), "done\n");
@@ -395,11 +294,7 @@ async fn what_was_written_before_the_end_is_read_though_stopped_at_once() {
 #[tokio::test]
 async fn stdin_is_written_while_output_is_read() {
     let bytes = Bytes::from(vec![b'x'; 4 << 20]);
-    let spec = Spec {
-        program: "cat".into(),
-        stdin: Stdin::Bytes(bytes.clone()),
-        ..Spec::default()
-    };
+    let spec = Spec { program: "cat".into(), stdin: Stdin::Bytes(bytes.clone()), ..Spec::default() };
     let exit = within(30, run_with(&spec, LIMITS)).await;
     assert_eq!(exit.how, How::Exited(0));
     assert_eq!(exit.stdout.total, 4 << 20);
@@ -408,42 +303,20 @@ async fn stdin_is_written_while_output_is_read() {
 
 #[tokio::test]
 async fn stdin_may_be_empty_or_left_unread() {
-    let with = |bytes: Vec<u8>, script| Spec {
-        stdin: Stdin::Bytes(bytes.into()),
-        ..shell(script)
-    };
+    let with = |bytes: Vec<u8>, script| Spec { stdin: Stdin::Bytes(bytes.into()), ..shell(script) };
     assert_eq!(run_with(&with(vec![], "cat"), LIMITS).await.stdout.total, 0);
-    let unread = run_with(
-        &with(vec![0; 1 << 20], "exec <&-; sleep 0.1; exit 4"),
-        LIMITS,
-    )
-    .await;
+    let unread = run_with(&with(vec![0; 1 << 20], "exec <&-; sleep 0.1; exit 4"), LIMITS).await;
     assert_eq!(unread.how, How::Exited(4));
-    assert_eq!(
-        run("cat; readlink /proc/self/fd/0")
-            .await
-            .stdout
-            .whole()
-            .unwrap()
-            .as_ref(),
-        b"/dev/null\n"
-    );
+    assert_eq!(run("cat; readlink /proc/self/fd/0").await.stdout.whole().unwrap().as_ref(), b"/dev/null\n");
 }
 
 #[tokio::test]
 async fn the_environment_is_ours_and_no_more() {
     let mut spec = shell("env");
-    spec.env = vec![
-        ("A".into(), "1".into()),
-        ("A".into(), "2".into()),
-        ("EDGEWARD_RUN".into(), "r".into()),
-    ];
+    spec.env = vec![("A".into(), "1".into()), ("A".into(), "2".into()), ("EDGEWARD_RUN".into(), "r".into())];
     let env = text(&run_with(&spec, LIMITS).await.stdout);
     let lines: Vec<_> = env.lines().collect();
-    assert!(
-        lines.contains(&"A=2") && lines.contains(&"EDGEWARD_RUN=r"),
-        "{env}"
-    );
+    assert!(lines.contains(&"A=2") && lines.contains(&"EDGEWARD_RUN=r"), "{env}");
     assert!(lines.iter().any(|line| line.starts_with("PATH=")), "{env}");
     assert!(!lines.contains(&"A=1"), "{env}");
 }
@@ -459,26 +332,15 @@ async fn a_program_is_searched_for_in_the_childs_path() {
         ..Spec::default()
     };
     assert_eq!(text(&run_with(&spec, LIMITS).await.stdout), "hi\n");
-    let error = refusal(&Spec {
-        env: vec![],
-        ..spec
-    })
-    .await;
+    let error = refusal(&Spec { env: vec![], ..spec }).await;
     assert_eq!(error.to_string(), "program \"say\" not found");
 }
 
 #[tokio::test]
 async fn what_is_not_there_is_not_found() {
     for program in ["no-such-program", "/no/such/program", "", "/etc/passwd/x"] {
-        let error = refusal(&Spec {
-            program: program.into(),
-            ..Spec::default()
-        })
-        .await;
-        assert!(
-            matches!(error, SpawnError::NotFound { .. }),
-            "{program}: {error:?}"
-        );
+        let error = refusal(&Spec { program: program.into(), ..Spec::default() }).await;
+        assert!(matches!(error, SpawnError::NotFound { .. }), "{program}: {error:?}");
     }
 }
 
@@ -488,38 +350,17 @@ async fn what_may_not_be_executed_is_told() {
     let file = folder.path().join("script");
     std::fs::write(&file, "#!/no/such/interpreter\n").unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
-    let spec = Spec {
-        program: file.clone().into(),
-        ..Spec::default()
-    };
+    let spec = Spec { program: file.clone().into(), ..Spec::default() };
     let error = refusal(&spec).await;
-    assert_eq!(
-        error.to_string(),
-        format!("no permission to execute {file:?}")
-    );
-    let searched = Spec {
-        program: "script".into(),
-        env: vec![("PATH".into(), folder.path().into())],
-        ..Spec::default()
-    };
-    assert!(matches!(
-        refusal(&searched).await,
-        SpawnError::NotPermitted { .. }
-    ));
-    let directory = Spec {
-        program: folder.path().into(),
-        ..Spec::default()
-    };
-    assert!(matches!(
-        refusal(&directory).await,
-        SpawnError::NotPermitted { .. }
-    ));
+    assert_eq!(error.to_string(), format!("no permission to execute {file:?}"));
+    let searched =
+        Spec { program: "script".into(), env: vec![("PATH".into(), folder.path().into())], ..Spec::default() };
+    assert!(matches!(refusal(&searched).await, SpawnError::NotPermitted { .. }));
+    let directory = Spec { program: folder.path().into(), ..Spec::default() };
+    assert!(matches!(refusal(&directory).await, SpawnError::NotPermitted { .. }));
 
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
-    assert!(matches!(
-        refusal(&spec).await,
-        SpawnError::NoInterpreter { .. }
-    ));
+    assert!(matches!(refusal(&spec).await, SpawnError::NoInterpreter { .. }));
 }
 
 #[tokio::test]
@@ -529,46 +370,23 @@ async fn a_bad_working_directory_is_told() {
     std::fs::write(&file, "").unwrap();
     let path = folder.path().join("deleted");
     for cwd in [path.clone(), file] {
-        let error = refusal(&Spec {
-            cwd: Some(cwd),
-            ..shell("true")
-        })
-        .await;
+        let error = refusal(&Spec { cwd: Some(cwd), ..shell("true") }).await;
         assert!(matches!(error, SpawnError::Cwd { .. }), "{error:?}");
     }
-    let error = refusal(&Spec {
-        cwd: Some(path.clone()),
-        ..shell("true")
-    })
-    .await;
-    assert_eq!(
-        error.to_string(),
-        format!("cannot enter working directory {path:?}")
-    );
+    let error = refusal(&Spec { cwd: Some(path.clone()), ..shell("true") }).await;
+    assert_eq!(error.to_string(), format!("cannot enter working directory {path:?}"));
 }
 
 #[tokio::test]
 async fn what_the_kernel_cannot_be_given_is_told() {
     let error = refusal(&shell("a\0b")).await;
     assert_eq!(error.to_string(), "NUL byte in argument 2");
-    let error = refusal(&Spec {
-        program: "a\0".into(),
-        ..Spec::default()
-    })
-    .await;
+    let error = refusal(&Spec { program: "a\0".into(), ..Spec::default() }).await;
     assert!(matches!(error, SpawnError::Nul { .. }), "{error:?}");
-    let error = refusal(&Spec {
-        env: vec![("A".into(), "\0".into())],
-        ..shell("")
-    })
-    .await;
+    let error = refusal(&Spec { env: vec![("A".into(), "\0".into())], ..shell("") }).await;
     assert_eq!(error.to_string(), "NUL byte in environment variable \"A\"");
     for name in ["", "A=B"] {
-        let error = refusal(&Spec {
-            env: vec![(name.into(), "".into())],
-            ..shell("")
-        })
-        .await;
+        let error = refusal(&Spec { env: vec![(name.into(), "".into())], ..shell("") }).await;
         assert!(matches!(error, SpawnError::EnvName { .. }), "{error:?}");
     }
     let error = refusal(&shell(&"x".repeat(1 << 20))).await;
@@ -585,10 +403,7 @@ async fn a_dropped_wait_kills_and_reaps() {
     wait.abort();
     assert!(wait.await.unwrap_err().is_cancelled());
     background.dies().await;
-    until("no zombie", || {
-        proc::start_time(pid).is_none().then_some(())
-    })
-    .await;
+    until("no zombie", || proc::start_time(pid).is_none().then_some(())).await;
 }
 
 #[tokio::test]
@@ -596,10 +411,7 @@ async fn a_run_that_is_never_waited_for_is_killed() {
     let running = spawn(&shell("sleep 1000"), &LIMITS).await.unwrap();
     let pid = running.started().pid;
     drop(running);
-    until("no zombie", || {
-        proc::start_time(pid).is_none().then_some(())
-    })
-    .await;
+    until("no zombie", || proc::start_time(pid).is_none().then_some(())).await;
 }
 
 #[tokio::test]
@@ -614,21 +426,13 @@ async fn marked_processes_are_found() {
     assert!(found.await.contains(&running.started()));
     assert!(find_marked(marker(&value[1..])).is_empty());
     drop(running);
-    until("none", || {
-        find_marked(marker(&value)).is_empty().then_some(())
-    })
-    .await;
+    until("none", || find_marked(marker(&value)).is_empty().then_some(())).await;
 }
 
 #[tokio::test]
 async fn a_leftover_is_ended_by_its_name() {
     let value = unique();
-    let running = spawn(
-        &shell("trap '' TERM; echo; while :; do sleep 0.1; done"),
-        &LIMITS,
-    )
-    .await
-    .unwrap();
+    let running = spawn(&shell("trap '' TERM; echo; while :; do sleep 0.1; done"), &LIMITS).await.unwrap();
     let leader = running.started();
     let wait = tokio::spawn(running.wait(CancellationToken::new()));
     let grace = Duration::from_millis(200);
@@ -661,9 +465,7 @@ async fn what_a_dead_leader_left_is_ended_by_the_marker_alone() {
     for leader_known in [true, false] {
         let value = unique();
         let background = Background::new("sleep 1000 >/dev/null 2>&1", "true");
-        let running = spawn(&marked(background.spec.clone(), &value), &LIMITS)
-            .await
-            .unwrap();
+        let running = spawn(&marked(background.spec.clone(), &value), &LIMITS).await.unwrap();
         let leader = running.started();
         assert!(running.wait(CancellationToken::new()).await.left_running);
         let pid = background.pid().await;
@@ -683,11 +485,7 @@ async fn what_a_dead_leader_left_is_ended_by_the_marker_alone() {
 
 #[tokio::test]
 async fn an_unknown_user_is_told() {
-    let error = refusal(&Spec {
-        user: Some("no-such-user-here".into()),
-        ..shell("true")
-    })
-    .await;
+    let error = refusal(&Spec { user: Some("no-such-user-here".into()), ..shell("true") }).await;
     assert_eq!(error.to_string(), "no such user \"no-such-user-here\"");
 }
 
@@ -695,59 +493,27 @@ async fn an_unknown_user_is_told() {
 async fn a_run_as_another_user() {
     let user = Some("nobody".to_owned());
     if !rustix::process::geteuid().is_root() {
-        let error = refusal(&Spec {
-            user,
-            ..shell("true")
-        })
-        .await;
+        let error = refusal(&Spec { user, ..shell("true") }).await;
         assert!(matches!(error, SpawnError::User { .. }), "{error:?}");
         return;
     }
     let spec = Spec {
         user,
         cwd: Some("/".into()),
-        env: vec![
-            ("X".into(), "a b".into()),
-            ("EDGEWARD_RUN".into(), "r".into()),
-        ],
+        env: vec![("X".into(), "a b".into()), ("EDGEWARD_RUN".into(), "r".into())],
         ..shell("id -un; id -gn; echo $HOME,$USER,$X,$EDGEWARD_RUN")
     };
     let exit = run_with(&spec, LIMITS).await;
     assert_eq!(exit.how, How::Exited(0), "{}", text(&exit.stderr));
-    assert_eq!(
-        text(&exit.stdout),
-        "nobody\nnogroup\n/nonexistent,nobody,a b,r\n"
-    );
+    assert_eq!(text(&exit.stdout), "nobody\nnogroup\n/nonexistent,nobody,a b,r\n");
 
-    let missing = Spec {
-        program: "/no/such/program".into(),
-        ..spec.clone()
-    };
-    assert!(matches!(
-        refusal(&missing).await,
-        SpawnError::NotFound { .. }
-    ));
+    let missing = Spec { program: "/no/such/program".into(), ..spec.clone() };
+    assert!(matches!(refusal(&missing).await, SpawnError::NotFound { .. }));
     // What the sender sets must not act on the tool that still is root.
-    let preload = Spec {
-        env: vec![("LD_PRELOAD".into(), "/no/such.so".into())],
-        ..spec.clone()
-    };
+    let preload = Spec { env: vec![("LD_PRELOAD".into(), "/no/such.so".into())], ..spec.clone() };
     let said = text(&run_with(&preload, LIMITS).await.stderr);
     assert!(!said.contains("setpriv"), "{said}");
-    let limits = Limits {
-        timeout: Duration::from_millis(300),
-        ..LIMITS
-    };
-    let exit = run_with(
-        &Spec {
-            args: vec!["-c".into(), "sleep 1000".into()],
-            ..spec
-        },
-        limits,
-    )
-    .await;
-    assert_eq!(
-        (exit.how, exit.ended_by),
-        (How::Signalled(15), Some(Cut::TimedOut))
-    );
+    let limits = Limits { timeout: Duration::from_millis(300), ..LIMITS };
+    let exit = run_with(&Spec { args: vec!["-c".into(), "sleep 1000".into()], ..spec }, limits).await;
+    assert_eq!((exit.how, exit.ended_by), (How::Signalled(15), Some(Cut::TimedOut)));
 }

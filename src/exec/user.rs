@@ -33,9 +33,7 @@ pub(super) struct Account {
 impl Account {
     /// Looks in `/etc/passwd`, then asks `getent`, which knows directories on the network too.
     pub(super) async fn find(name: &str) -> Result<Self, SpawnError> {
-        let unknown = || SpawnError::NoSuchUser {
-            user: name.to_owned(),
-        };
+        let unknown = || SpawnError::NoSuchUser { user: name.to_owned() };
         if name.is_empty() || name.starts_with('-') || name.contains([':', '\n', '\0']) {
             return Err(unknown());
         }
@@ -66,12 +64,7 @@ impl Account {
 
     /// What login would set.
     pub(super) fn env(&self) -> [(&'static str, &str); 4] {
-        [
-            ("HOME", &self.home),
-            ("USER", &self.name),
-            ("LOGNAME", &self.name),
-            ("SHELL", &self.shell),
-        ]
+        [("HOME", &self.home), ("USER", &self.name), ("LOGNAME", &self.name), ("SHELL", &self.shell)]
     }
 
     /// Whether the agent itself is this user.
@@ -88,27 +81,20 @@ impl Account {
         program: &Path,
         env: impl Iterator<Item = &'a (OsString, OsString)>,
     ) -> Result<Command, SpawnError> {
-        let error = |why| SpawnError::User {
-            user: self.name.clone(),
-            why,
-        };
+        let error = |why| SpawnError::User { user: self.name.clone(), why };
         if !geteuid().is_root() {
             return Err(error("the agent does not run as root"));
         }
         let setpriv = tool("setpriv").ok_or_else(|| error("`setpriv` is not installed"))?;
         let mut command = Command::new(setpriv);
-        command
-            .arg(format!("--reuid={}", self.uid))
-            .arg(format!("--regid={}", self.gid));
+        command.arg(format!("--reuid={}", self.uid)).arg(format!("--regid={}", self.gid));
         command.args(["--init-groups", "--"]);
         let mut env = env.peekable();
         if env.peek().is_some() {
             if program.as_os_str().as_encoded_bytes().contains(&b'=') {
                 return Err(error("the program's path holds `=`"));
             }
-            command
-                .arg(tool("env").ok_or_else(|| error("`env` is not installed"))?)
-                .arg("--");
+            command.arg(tool("env").ok_or_else(|| error("`env` is not installed"))?).arg("--");
             command.args(env.map(|(name, value)| {
                 let mut pair = name.clone();
                 pair.push("=");
@@ -131,11 +117,7 @@ async fn getent(name: &str) -> Vec<u8> {
     let Some(program) = tool("getent") else {
         return Vec::new();
     };
-    let spec = Spec {
-        program: program.into(),
-        args: vec!["passwd".into(), name.into()],
-        ..Spec::default()
-    };
+    let spec = Spec { program: program.into(), args: vec!["passwd".into(), name.into()], ..Spec::default() };
     let Ok(run) = running::start(&spec, None, &GETENT_LIMITS) else {
         return Vec::new();
     };
@@ -154,10 +136,7 @@ mod tests {
     fn lines_of_passwd_are_read() {
         let text = b"root:x:0:0:root:/root:/bin/bash\nbad line\nbob:x:1000:100:\xff,,:/home/bob:\n";
         let bob = Account::parse(text, "bob").unwrap();
-        assert_eq!(
-            (bob.uid, bob.gid, bob.home.as_str()),
-            (1000, 100, "/home/bob")
-        );
+        assert_eq!((bob.uid, bob.gid, bob.home.as_str()), (1000, 100, "/home/bob"));
         assert_eq!(Account::parse(text, "bo"), None);
         assert_eq!(Account::parse(text, "1000"), None);
     }
@@ -166,10 +145,7 @@ mod tests {
     async fn names_that_are_no_names_are_unknown() {
         for name in ["", "-s", "a:b", "no-such-user-here", "0"] {
             let error = Account::find(name).await.unwrap_err();
-            assert!(
-                matches!(error, SpawnError::NoSuchUser { .. }),
-                "{name}: {error}"
-            );
+            assert!(matches!(error, SpawnError::NoSuchUser { .. }), "{name}: {error}");
         }
         assert_eq!(Account::find("root").await.unwrap().uid, 0);
     }

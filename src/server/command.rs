@@ -57,15 +57,9 @@ pub fn output(command: &mut Command, limit: Duration) -> Result<String, CommandE
     let program = command.get_program().to_string_lossy().into_owned();
     let io = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => CommandError::Missing(program.clone()),
-        _ => CommandError::Io {
-            program: program.clone(),
-            source,
-        },
+        _ => CommandError::Io { program: program.clone(), source },
     };
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(io)?;
     let stdout = child.stdout.take().map(follow);
     let stderr = child.stderr.take().map(follow);
@@ -82,24 +76,15 @@ pub fn output(command: &mut Command, limit: Duration) -> Result<String, CommandE
         thread::sleep(POLL);
     };
     let text = |reader: Option<Receiver<String>>| {
-        reader
-            .and_then(|reader| reader.recv_timeout(LAST_WORDS).ok())
-            .unwrap_or_default()
+        reader.and_then(|reader| reader.recv_timeout(LAST_WORDS).ok()).unwrap_or_default()
     };
     let (said, complaint) = (text(stdout), text(stderr));
     if status.success() {
         return Ok(said);
     }
     let lines = complaint.lines().chain(said.lines());
-    let last = lines
-        .map(str::trim)
-        .rfind(|line| line.len() > 1)
-        .unwrap_or("it said nothing");
-    Err(CommandError::Failed {
-        said: last.to_owned(),
-        program,
-        status,
-    })
+    let last = lines.map(str::trim).rfind(|line| line.len() > 1).unwrap_or("it said nothing");
+    Err(CommandError::Failed { said: last.to_owned(), program, status })
 }
 
 /// Reads a pipe to its end on a thread of its own, so that the helper never blocks on it.
@@ -131,9 +116,7 @@ mod tests {
     fn returns_stdout_and_tells_the_last_words_of_a_failure() {
         let long = Duration::from_secs(20);
         assert_eq!(sh("echo out; echo err >&2", long).unwrap(), "out\n");
-        let error = sh("echo first >&2; echo last >&2; exit 3", long)
-            .unwrap_err()
-            .to_string();
+        let error = sh("echo first >&2; echo last >&2; exit 3", long).unwrap_err().to_string();
         assert!(error.ends_with("3): last"), "{error}");
     }
 
@@ -141,11 +124,7 @@ mod tests {
     fn keeps_the_end_of_much_output_and_does_not_wait_for_grandchildren() {
         let script = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; sleep 30 >/dev/null 2>&1 &";
         let text = sh(script, Duration::from_secs(20)).unwrap();
-        assert!(
-            text.len() <= OUTPUT_KEPT && text.ends_with("line 19999\n"),
-            "{} bytes",
-            text.len()
-        );
+        assert!(text.len() <= OUTPUT_KEPT && text.ends_with("line 19999\n"), "{} bytes", text.len());
     }
 
     #[test]

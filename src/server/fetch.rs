@@ -101,20 +101,13 @@ struct Tries<'a>(&'a [(String, String)]);
 
 impl fmt::Display for Tries<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0
-            .iter()
-            .try_for_each(|(way, why)| write!(f, "; {way}: {why}"))
+        self.0.iter().try_for_each(|(way, why)| write!(f, "; {way}: {why}"))
     }
 }
 
 /// A `nats-server` of at least 2.14.0: from the PATH, the cache folder, or brought into that.
 pub fn nats_server(cache: &Path, say: &mut dyn FnMut(&str)) -> Result<Found, FetchError> {
-    get(
-        &pins::NATS_SERVER,
-        env::var_os("PATH").as_deref(),
-        cache,
-        say,
-    )
+    get(&pins::NATS_SERVER, env::var_os("PATH").as_deref(), cache, say)
 }
 
 /// A `nats` CLI of at least 0.5.1: from the PATH, the cache folder, or brought into that.
@@ -138,20 +131,11 @@ fn cache_from(variable: impl Fn(&str) -> Option<OsString>) -> PathBuf {
         .unwrap_or_else(|| PathBuf::from("/var/cache/edgeward"))
 }
 
-fn get(
-    tool: &Tool,
-    path: Option<&OsStr>,
-    cache: &Path,
-    say: &mut dyn FnMut(&str),
-) -> Result<Found, FetchError> {
+fn get(tool: &Tool, path: Option<&OsStr>, cache: &Path, say: &mut dyn FnMut(&str)) -> Result<Found, FetchError> {
     if let Some(found) = on_path(tool, path, say) {
         return Ok(found);
     }
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(cache)
-        .map_err(cache_error(cache))?;
+    DirBuilder::new().recursive(true).mode(0o700).create(cache).map_err(cache_error(cache))?;
     // Helpers run in other folders.
     let cache = &fs::canonicalize(cache).map_err(cache_error(cache))?;
     if let Some(found) = cached(tool, cache) {
@@ -167,29 +151,14 @@ fn get(
 
 /// The first one on the PATH that is new enough; older ones are told.
 fn on_path(tool: &Tool, path: Option<&OsStr>, say: &mut dyn FnMut(&str)) -> Option<Found> {
-    let candidates = path
-        .into_iter()
-        .flat_map(env::split_paths)
-        .map(|folder| folder.join(tool.name));
+    let candidates = path.into_iter().flat_map(env::split_paths).map(|folder| folder.join(tool.name));
     for path in candidates.filter(|path| path.is_absolute() && path.is_file()) {
         match version_of(&path) {
             Ok(version) if version >= tool.minimum => {
-                return Some(Found {
-                    path,
-                    version,
-                    origin: Origin::Path,
-                });
+                return Some(Found { path, version, origin: Origin::Path });
             }
-            Ok(version) => say(&format!(
-                "{} is {version}, needed is {}",
-                path.display(),
-                tool.minimum
-            )),
-            Err(error) => say(&format!(
-                "{} is of no use: {}",
-                path.display(),
-                chain(&error)
-            )),
+            Ok(version) => say(&format!("{} is {version}, needed is {}", path.display(), tool.minimum)),
+            Err(error) => say(&format!("{} is of no use: {}", path.display(), chain(&error))),
         }
     }
     None
@@ -215,27 +184,16 @@ fn cached(tool: &Tool, cache: &Path) -> Option<Found> {
         let path = folder.join(tool.name);
         let expected = match way.binary_sha256() {
             Some(pin) => pin.to_owned(),
-            None => fs::read_to_string(noted_sum(&folder, tool))
-                .ok()?
-                .trim()
-                .to_owned(),
+            None => fs::read_to_string(noted_sum(&folder, tool)).ok()?.trim().to_owned(),
         };
         let sound = sha256(&path).is_ok_and(|found| found == expected);
-        sound.then(|| Found {
-            path,
-            version: way.version().clone(),
-            origin: Origin::Cache,
-        })
+        sound.then(|| Found { path, version: way.version().clone(), origin: Origin::Cache })
     })
 }
 
 fn lock(tool: &Tool, cache: &Path, say: &mut dyn FnMut(&str)) -> Result<File, FetchError> {
     let path = cache.join(format!(".{}.lock", tool.name));
-    let open = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path);
+    let open = File::options().create(true).truncate(false).write(true).open(&path);
     let file = open.map_err(cache_error(&path))?;
     let end = Instant::now() + LOCK_WAIT;
     let mut told = false;
@@ -249,10 +207,7 @@ fn lock(tool: &Tool, cache: &Path, say: &mut dyn FnMut(&str)) -> Result<File, Fe
             Err(TryLockError::WouldBlock) => {}
         }
         if !told {
-            say(&format!(
-                "waiting for another process that is fetching {}",
-                tool.name
-            ));
+            say(&format!("waiting for another process that is fetching {}", tool.name));
             told = true;
         }
         thread::sleep(LOCK_POLL);
@@ -265,33 +220,15 @@ fn bring(tool: &Tool, cache: &Path, say: &mut dyn FnMut(&str)) -> Result<Found, 
     let folder = cache.join(format!(".fetch-{}", tool.name));
     let mut tries = Vec::new();
     for way in tool.ways {
-        say(&format!(
-            "fetching {} {}: {}",
-            tool.name,
-            way.version(),
-            way.describe()
-        ));
+        say(&format!("fetching {} {}: {}", tool.name, way.version(), way.describe()));
         // What a killed process left there is swept away with the lock held.
         empty(&folder).map_err(cache_error(&folder))?;
-        let outcome = install(
-            tool,
-            way,
-            cache,
-            &Work {
-                folder: &folder,
-                end,
-            },
-        );
+        let outcome = install(tool, way, cache, &Work { folder: &folder, end });
         let swept = fs::remove_dir_all(&folder).map_err(cache_error(&folder));
         match outcome {
             Ok(found) => {
                 swept?;
-                say(&format!(
-                    "{} {} is now at {}",
-                    tool.name,
-                    found.version,
-                    found.path.display()
-                ));
+                say(&format!("{} {} is now at {}", tool.name, found.version, found.path.display()));
                 return Ok(found);
             }
             Err(error) => {
@@ -301,12 +238,7 @@ fn bring(tool: &Tool, cache: &Path, say: &mut dyn FnMut(&str)) -> Result<Found, 
             }
         }
     }
-    Err(FetchError::NoWay {
-        tool: tool.name,
-        minimum: tool.minimum.clone(),
-        helpers: tool.helpers,
-        tries,
-    })
+    Err(FetchError::NoWay { tool: tool.name, minimum: tool.minimum.clone(), helpers: tool.helpers, tries })
 }
 
 /// Brings the binary by `way`, tries it, and moves it to its place in the cache.
@@ -335,11 +267,7 @@ fn install(tool: &Tool, way: &Way, cache: &Path, work: &Work<'_>) -> Result<Foun
         Way::Release { .. } => Origin::Release,
         Way::Go { .. } => Origin::Go,
     };
-    Ok(Found {
-        path: target.join(tool.name),
-        version,
-        origin,
-    })
+    Ok(Found { path: target.join(tool.name), version, origin })
 }
 
 fn empty(folder: &Path) -> io::Result<()> {

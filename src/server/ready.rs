@@ -20,9 +20,7 @@ const GREETING_LIMIT: u64 = 64 * 1024;
 pub async fn port(ports: &Path, poll: Duration) -> u16 {
     loop {
         if let Some(port) = listening(ports)
-            && timeout(ANSWER, greeting(port))
-                .await
-                .is_ok_and(|greeting| greeting.is_ok())
+            && timeout(ANSWER, greeting(port)).await.is_ok_and(|greeting| greeting.is_ok())
         {
             return port;
         }
@@ -50,11 +48,7 @@ pub async fn greeting(port: u16) -> io::Result<()> {
     }
     let stream = TcpStream::connect(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).await?;
     let mut line = String::new();
-    BufReader::new(stream.take(GREETING_LIMIT))
-        .read_line(&mut line)
-        .await?;
+    BufReader::new(stream.take(GREETING_LIMIT)).read_line(&mut line).await?;
     let info: Info = serde_json::from_str(line.strip_prefix("INFO ").unwrap_or_default())?;
-    info.jetstream
-        .then_some(())
-        .ok_or_else(|| io::ErrorKind::NotConnected.into())
+    info.jetstream.then_some(()).ok_or_else(|| io::ErrorKind::NotConnected.into())
 }

@@ -183,8 +183,7 @@ impl Server {
             .mode(0o700)
             .create(&options.store_dir)
             .map_err(io_error(&options.store_dir))?;
-        options.store_dir =
-            fs::canonicalize(&options.store_dir).map_err(io_error(&options.store_dir))?;
+        options.store_dir = fs::canonicalize(&options.store_dir).map_err(io_error(&options.store_dir))?;
         let (wanted, or_any) = match options.port {
             Port::Free => (None, false),
             Port::Exact(port) => (Some(port), false),
@@ -194,11 +193,7 @@ impl Server {
             Err(error) if or_any && error.port_taken() => launch(&options, None).await?,
             outcome => outcome?,
         };
-        Ok(Self {
-            options,
-            port,
-            life: Life::Running(running),
-        })
+        Ok(Self { options, port, life: Life::Running(running) })
     }
 
     /// The address for clients, `nats://127.0.0.1:<port>`.
@@ -324,18 +319,10 @@ async fn launch(options: &Options, port: Option<u16>) -> Result<(Running, u16), 
     }
     let (log, before) = open_log(&options.log).map_err(io_error(&options.log))?;
     let arguments = settings::arguments(&config, &ports, port)?;
-    let (child, guard) =
-        guard::spawn(&options.binary, &arguments, log, lock).map_err(RunError::Spawn)?;
+    let (child, guard) = guard::spawn(&options.binary, &arguments, log, lock).map_err(RunError::Spawn)?;
     let gone = || RunError::Spawn(io::ErrorKind::NotFound.into());
-    let pid = child
-        .id()
-        .and_then(|id| Pid::from_raw(id.try_into().ok()?))
-        .ok_or_else(gone)?;
-    let mut running = Running {
-        child,
-        guard: Some(guard),
-        pid,
-    };
+    let pid = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)).ok_or_else(gone)?;
+    let mut running = Running { child, guard: Some(guard), pid };
     let end = Instant::now() + options.ready_within;
     let log = || tail(&options.log, before, TAIL);
     tokio::select! {
@@ -353,11 +340,7 @@ async fn launch(options: &Options, port: Option<u16>) -> Result<(Running, u16), 
 /// Takes the folder's lock. The file is handed to the server, which holds the lock until it ends.
 async fn lock(folder: &Path) -> Result<File, RunError> {
     let path = folder.join("lock");
-    let open = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path);
+    let open = File::options().create(true).truncate(false).write(true).open(&path);
     let file = open.map_err(io_error(&path))?;
     let end = Instant::now() + LOCK_WAIT;
     loop {
@@ -367,10 +350,7 @@ async fn lock(folder: &Path) -> Result<File, RunError> {
             Err(TryLockError::WouldBlock) if Instant::now() >= end => {
                 let pid = fs::read_to_string(folder.join("nats-server.pid")).ok();
                 let pid = pid.and_then(|text| text.trim().parse().ok());
-                return Err(RunError::InUse {
-                    folder: folder.to_owned(),
-                    pid,
-                });
+                return Err(RunError::InUse { folder: folder.to_owned(), pid });
             }
             Err(TryLockError::WouldBlock) => sleep(POLL).await,
         }

@@ -55,11 +55,7 @@ async fn runs_and_stops_in_order() {
     let (pid, port) = (pid_of(&server), server.port());
     assert_eq!(server.url(), format!("nats://127.0.0.1:{port}"));
     greeting(port).await.unwrap();
-    assert!(
-        server.log_tail(1).contains("Server is ready"),
-        "{}",
-        server.log_tail(5)
-    );
+    assert!(server.log_tail(1).contains("Server is ready"), "{}", server.log_tail(5));
     server.stop().await.unwrap();
     assert!(is_gone(pid));
     assert!(greeting(port).await.is_err());
@@ -95,12 +91,8 @@ async fn a_crash_is_noticed() {
 #[tokio::test]
 async fn a_second_server_on_the_folder_is_refused_with_the_first_ones_pid() {
     let (folder, server) = started().await;
-    let error = Server::start(options(folder.path()).await)
-        .await
-        .unwrap_err();
-    let RunError::InUse { pid, .. } = error else {
-        panic!("{error}")
-    };
+    let error = Server::start(options(folder.path()).await).await.unwrap_err();
+    let RunError::InUse { pid, .. } = error else { panic!("{error}") };
     assert_eq!(pid, Some(pid_of(&server).as_raw_nonzero().get()));
     greeting(server.port()).await.unwrap();
     drop(server);
@@ -112,37 +104,23 @@ async fn a_start_that_fails_tells_the_end_of_the_log() {
     let folder = tempfile::tempdir().unwrap();
     let mut options = options(folder.path()).await;
     options.extra_config = "no_such_setting: 1".to_owned();
-    let error = Server::start(options.clone())
-        .await
-        .unwrap_err()
-        .to_string();
+    let error = Server::start(options.clone()).await.unwrap_err().to_string();
     assert!(error.contains("no_such_setting"), "{error}");
     options.binary = "/nonexistent/nats-server".into();
     let error = Server::start(options).await.unwrap_err().to_string();
-    assert!(
-        error.contains("/nonexistent/nats-server") && !error.contains("no_such_setting"),
-        "{error}"
-    );
+    assert!(error.contains("/nonexistent/nats-server") && !error.contains("no_such_setting"), "{error}");
 }
 
 #[tokio::test]
 async fn what_never_gets_ready_is_killed_when_its_time_is_over() {
     let folder = tempfile::tempdir().unwrap();
     let mut options = Options::new(folder.path().join("not-a-broker"), folder.path());
-    fs::write(
-        &options.binary,
-        "#!/bin/sh\necho here I am: $$\nexec sleep 60\n",
-    )
-    .unwrap();
+    fs::write(&options.binary, "#!/bin/sh\necho here I am: $$\nexec sleep 60\n").unwrap();
     fs::set_permissions(&options.binary, fs::Permissions::from_mode(0o755)).unwrap();
     options.ready_within = Duration::from_secs(1);
     let error = Server::start(options).await.unwrap_err();
-    let RunError::NotReady { log, .. } = error else {
-        panic!("{error}")
-    };
-    let pid = log
-        .strip_prefix("here I am: ")
-        .unwrap_or_else(|| panic!("{log}"));
+    let RunError::NotReady { log, .. } = error else { panic!("{error}") };
+    let pid = log.strip_prefix("here I am: ").unwrap_or_else(|| panic!("{log}"));
     assert!(is_gone(Pid::from_raw(pid.parse().unwrap()).unwrap()));
 }
 
@@ -176,17 +154,12 @@ async fn a_given_file_and_extra_text_count_but_not_where_it_listens_and_stores()
     options.extra_config = "server_name: extra".to_owned();
     options.sync_always = true;
     let server = Server::start(options).await.unwrap();
-    let stream = TcpStream::connect(("127.0.0.1", server.port()))
-        .await
-        .unwrap();
+    let stream = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
     let mut info = String::new();
     BufReader::new(stream).read_line(&mut info).await.unwrap();
-    for part in [
-        "\"server_name\":\"extra\"",
-        "\"max_payload\":4096",
-        "\"auth_required\":true",
-        "\"host\":\"127.0.0.1\"",
-    ] {
+    for part in
+        ["\"server_name\":\"extra\"", "\"max_payload\":4096", "\"auth_required\":true", "\"host\":\"127.0.0.1\""]
+    {
         assert!(info.contains(part), "{part} in {info}");
     }
     assert!(folder.path().join("server/jetstream").is_dir());
@@ -221,11 +194,7 @@ async fn parent(folder: &Path) -> (std::process::Child, Pid) {
         .process_group(0)
         .spawn()
         .unwrap();
-    let read = || {
-        fs::read_to_string(folder.join("started"))
-            .ok()
-            .and_then(|text| text.parse().ok())
-    };
+    let read = || fs::read_to_string(folder.join("started")).ok().and_then(|text| text.parse().ok());
     until("the start of the server", || read().is_some()).await;
     (child, Pid::from_raw(read().unwrap()).unwrap())
 }

@@ -15,34 +15,18 @@ pub fn text(options: &Options) -> Result<String, RunError> {
     let folder = &options.store_dir;
     match &options.config {
         Some(file) => {
-            let file = std::path::absolute(file).map_err(|source| RunError::Io {
-                path: file.clone(),
-                source,
-            })?;
-            line(
-                &mut text,
-                format_args!("include \"{}\"", relative(folder, &file)?),
-            );
+            let file = std::path::absolute(file).map_err(|source| RunError::Io { path: file.clone(), source })?;
+            line(&mut text, format_args!("include \"{}\"", relative(folder, &file)?));
         }
         None => line(&mut text, format_args!("server_name: \"edgeward\"")),
     }
     // A dead client is noticed within a minute; the default takes five.
-    line(
-        &mut text,
-        format_args!("ping_interval: \"20s\"\nping_max: 2"),
-    );
-    line(
-        &mut text,
-        format_args!("pid_file: \"{}\"", plain(&folder.join("nats-server.pid"))?),
-    );
+    line(&mut text, format_args!("ping_interval: \"20s\"\nping_max: 2"));
+    line(&mut text, format_args!("pid_file: \"{}\"", plain(&folder.join("nats-server.pid"))?));
     if let Some(bytes) = options.max_payload {
         line(&mut text, format_args!("max_payload: {bytes}"));
     }
-    let sync = if options.sync_always {
-        "sync_interval: always"
-    } else {
-        ""
-    };
+    let sync = if options.sync_always { "sync_interval: always" } else { "" };
     // Without the limit the server refuses the 1001st consumer of a stream, and each node has one.
     line(
         &mut text,
@@ -60,16 +44,7 @@ pub fn text(options: &Options) -> Result<String, RunError> {
 pub fn arguments(config: &Path, ports: &Path, port: Option<u16>) -> Result<Vec<String>, RunError> {
     let port = port.map_or("-1".to_owned(), |port| port.to_string());
     let (config, ports) = (plain(config)?, plain(ports)?);
-    let all = [
-        "--config",
-        config,
-        "--addr",
-        "127.0.0.1",
-        "--port",
-        &port,
-        "--ports_file_dir",
-        ports,
-    ];
+    let all = ["--config", config, "--addr", "127.0.0.1", "--port", &port, "--ports_file_dir", ports];
     Ok(all.map(str::to_owned).to_vec())
 }
 
@@ -87,10 +62,7 @@ fn plain(path: &Path) -> Result<&str, RunError> {
 
 /// `file` as seen from `folder`: nats-server takes an include to be relative, even with a leading slash.
 fn relative(folder: &Path, file: &Path) -> Result<String, RunError> {
-    let up = folder
-        .components()
-        .filter(|part| matches!(part, Component::Normal(_)))
-        .count();
+    let up = folder.components().filter(|part| matches!(part, Component::Normal(_))).count();
     let file = plain(file)?;
     Ok("../".repeat(up) + file.trim_start_matches('/'))
 }
@@ -107,14 +79,8 @@ mod tests {
         options.max_payload = Some(2048);
         options.sync_always = true;
         let text = text(&options).unwrap();
-        assert!(
-            text.starts_with("include \"../../../etc/nats/nats-server.conf\"\n"),
-            "{text}"
-        );
-        let at = |part: &str| {
-            text.find(part)
-                .unwrap_or_else(|| panic!("no {part} in {text}"))
-        };
+        assert!(text.starts_with("include \"../../../etc/nats/nats-server.conf\"\n"), "{text}");
+        let at = |part: &str| text.find(part).unwrap_or_else(|| panic!("no {part} in {text}"));
         assert!(at("store_dir: \"/tmp/a b/store\"") < at("max_connections: 7"));
         assert!(at("max_payload: 2048") < at("sync_interval: always"));
     }

