@@ -2,5 +2,6 @@
 
 pub mod broker;
 pub mod exec;
+pub mod journal;
 pub mod model;
 pub mod server;
