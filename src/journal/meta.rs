@@ -55,7 +55,7 @@ pub(super) fn get(connection: &Connection, key: Key) -> Result<Option<String>, J
 impl Journal {
     /// A kept value, parsed; `None` where it is absent or does not parse.
     pub async fn meta<T: std::str::FromStr + Send + 'static>(&self, key: Key) -> Result<Option<T>, JournalError> {
-        let text = self.writer.call(move |connection| get(connection, key)).await?;
+        let text = self.writer.read(move |connection| get(connection, key)).await?;
         Ok(text.and_then(|text| text.parse().ok()))
     }
 

@@ -22,5 +22,5 @@ pub use meta::Key;
 pub use open::{Journal, Opened};
 pub use outbox::{Class, Entry, EntryId, Report};
 pub use rows::HeldRun;
-pub use take::{Arrival, Door, Position, Taken};
+pub use take::{Arrival, Door, Position, Taken, size_of};
 pub use work::{Decision, Ended, Loaded, Verdict};

@@ -82,14 +82,20 @@ impl Journal {
         self.writer.call(move |connection| add(connection, &reports)).await
     }
 
-    /// The oldest entries of a class, at most `limit` of them and about `bytes` in all (one at least).
-    pub async fn outbox(&self, class: Class, limit: usize, bytes: usize) -> Result<Vec<Entry>, JournalError> {
+    /// The oldest entries of a class after `after`, at most `limit` of them and about `bytes` in all (one at least).
+    pub async fn outbox(
+        &self,
+        class: Class,
+        after: EntryId,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Vec<Entry>, JournalError> {
         self.writer
-            .call(move |connection| {
+            .read(move |connection| {
                 let mut statement = connection.prepare_cached(
-                    "SELECT id, subject, headers, body FROM outbox WHERE class = ?1 AND parked IS NULL ORDER BY id LIMIT ?2",
+                    "SELECT id, subject, headers, body FROM outbox WHERE class = ?1 AND parked IS NULL AND id > ?3 ORDER BY id LIMIT ?2",
                 )?;
-                let mut rows = statement.query(params![class.number(), i64::try_from(limit).unwrap_or(i64::MAX)])?;
+                let mut rows = statement.query(params![class.number(), i64::try_from(limit).unwrap_or(i64::MAX), after.0])?;
                 let (mut entries, mut size) = (Vec::new(), 0);
                 while let Some(row) = rows.next()? {
                     let body: Vec<u8> = row.get(3)?;
@@ -134,7 +140,7 @@ impl Journal {
     /// How many entries wait to be published.
     pub async fn outbox_len(&self) -> Result<u64, JournalError> {
         self.writer
-            .call(|connection| {
+            .read(|connection| {
                 let count: i64 = connection
                     .prepare_cached("SELECT count(*) FROM outbox WHERE parked IS NULL AND class < 3")?
                     .query_row([], |row| row.get(0))?;

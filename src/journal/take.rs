@@ -93,10 +93,15 @@ impl Journal {
             .await
     }
 
+    /// Messages up to this one count as taken.
+    pub async fn pass_over(&self, at: MsgRef, size: u64) -> Result<(), JournalError> {
+        self.writer.call(move |connection| set_position(connection, at, size)).await
+    }
+
     /// The position in a stream; `None` where nothing was taken from it.
     pub async fn position(&self, stream: StreamKind) -> Result<Option<Position>, JournalError> {
         self.writer
-            .call(move |connection| {
+            .read(move |connection| {
                 let mut statement = connection
                     .prepare_cached("SELECT stream, seq, stored_at, size FROM positions WHERE stream = ?1")?;
                 let read = |row: &rusqlite::Row<'_>| {
@@ -108,7 +113,8 @@ impl Journal {
     }
 }
 
-fn size_of(message: &StoredMessage) -> u64 {
+/// What a message cost on the link, in bytes.
+pub fn size_of(message: &StoredMessage) -> u64 {
     let headers: usize = message.headers.0.iter().map(|(n, v)| n.len() + v.len() + 4).sum();
     (message.subject.len() + headers + message.body.len()) as u64
 }

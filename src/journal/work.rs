@@ -117,13 +117,13 @@ impl Journal {
 
     /// The message of a row that is not finished.
     pub async fn load(&self, row: RowId) -> Result<Loaded, JournalError> {
-        self.writer.call(move |connection| load(connection, row)).await
+        self.writer.read(move |connection| load(connection, row)).await
     }
 
     /// The runs that were going on when the last agent ended.
     pub async fn held_runs(&self) -> Result<Vec<HeldRun>, JournalError> {
         self.writer
-            .call(|connection| {
+            .read(|connection| {
                 let mut statement = connection
                     .prepare("SELECT id, attempt, pid, pid_start, boot FROM messages WHERE phase = 1 ORDER BY id")?;
                 let read = |row: &rusqlite::Row<'_>| {
@@ -140,7 +140,7 @@ impl Journal {
     /// Every lane that has something in it: its key, its head, how many.
     pub async fn open_lanes(&self) -> Result<Vec<(LaneKey, RowId, u64)>, JournalError> {
         self.writer
-            .call(|connection| {
+            .read(|connection| {
                 let mut statement = connection.prepare(
                     "SELECT l.kind, l.sender, l.method, l.lane, m.head, m.count FROM lanes l JOIN
                      (SELECT lane, min(id) AS head, count(*) AS count FROM messages WHERE phase < 3 AND lane IS NOT NULL GROUP BY lane) m
@@ -161,7 +161,7 @@ impl Journal {
     /// Where these heads were stored: `(row, sequence, time)`, for `status`.
     pub async fn stored_refs(&self, rows: Vec<RowId>) -> Result<Vec<(RowId, crate::model::id::MsgRef)>, JournalError> {
         self.writer
-            .call(move |connection| {
+            .read(move |connection| {
                 let mut statement =
                     connection.prepare_cached("SELECT stream, seq, stored_at FROM messages WHERE id = ?1")?;
                 let mut found = Vec::new();
@@ -178,7 +178,7 @@ impl Journal {
     /// How many rows the journal has, nearly: rows are numbered and few are ever taken out from between.
     pub async fn row_count(&self) -> Result<u64, JournalError> {
         self.writer
-            .call(|connection| {
+            .read(|connection| {
                 let bounds = connection
                     .prepare_cached("SELECT coalesce(max(id) - min(id) + 1, 0) FROM messages")?
                     .query_row([], |row| row.get::<_, i64>(0))?;

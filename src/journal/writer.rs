@@ -1,13 +1,14 @@
 //! The one thread that writes: it takes what has been asked for, does it in one transaction, and answers after the commit.
 //!
 //! Owns the connection and group commit. What is *lazy* waits for the next commit that somebody waits for, or for
-//! [`LAZY`]: doing it again after a crash is harmless, so it is not worth a sync of its own.
+//! [`LAZY`]: doing it again after a crash is harmless, so it is not worth a sync of its own. What only reads is answered
+//! at once and does not see the lazy.
 
 use super::error::JournalError;
 use rusqlite::{Connection, Transaction};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 /// Requests that may wait for the writer; who asks for more waits.
 const QUEUE: usize = 1024;
@@ -22,10 +23,22 @@ const LAZY: Duration = Duration::from_millis(100);
 trait Job: Send {
     fn run(&mut self, tx: &mut Transaction<'_>);
     fn answer(self: Box<Self>, commit: Result<(), JournalError>);
-    fn is_lazy(&self) -> bool;
+    fn haste(&self) -> Haste;
+}
+
+/// What a request needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Haste {
+    /// A commit.
+    Write,
+    /// The next commit.
+    Lazy,
+    /// None.
+    Read,
 }
 
 struct Call<F, T> {
+    haste: Haste,
     work: Option<F>,
     result: Option<Result<T, JournalError>>,
     answer: Option<oneshot::Sender<Result<T, JournalError>>>,
@@ -60,8 +73,8 @@ where
         }
     }
 
-    fn is_lazy(&self) -> bool {
-        self.answer.is_none()
+    fn haste(&self) -> Haste {
+        self.haste
     }
 }
 
@@ -92,8 +105,25 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, JournalError> + Send + 'static,
     {
+        self.ask(Haste::Write, work).await
+    }
+
+    /// Does `work`, which only reads.
+    pub(super) async fn read<T, F>(&self, work: F) -> Result<T, JournalError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, JournalError> + Send + 'static,
+    {
+        self.ask(Haste::Read, work).await
+    }
+
+    async fn ask<T, F>(&self, haste: Haste, work: F) -> Result<T, JournalError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, JournalError> + Send + 'static,
+    {
         let (answer, answered) = oneshot::channel();
-        let call = Call { work: Some(work), result: None, answer: Some(answer) };
+        let call = Call { haste, work: Some(work), result: None, answer: Some(answer) };
         self.jobs.send(Box::new(call)).await.map_err(|_| JournalError::Closed)?;
         answered.await.map_err(|_| JournalError::Closed)?
     }
@@ -103,29 +133,39 @@ impl Writer {
     where
         F: FnOnce(&Connection) -> Result<(), JournalError> + Send + 'static,
     {
-        let call = Call { work: Some(work), result: None, answer: None };
+        let call = Call { haste: Haste::Lazy, work: Some(work), result: None, answer: None };
         self.jobs.send(Box::new(call)).await.map_err(|_| JournalError::Closed)
     }
 }
 
 async fn write(mut connection: Connection, mut queue: mpsc::Receiver<Box<dyn Job>>) {
     let mut group: Vec<Box<dyn Job>> = Vec::new();
+    // When the oldest lazy request of the group is to be done at the latest.
+    let mut due = None;
     loop {
-        let next = if group.is_empty() { Ok(queue.recv().await) } else { timeout(LAZY, queue.recv()).await };
+        let next = match due {
+            None => Ok(queue.recv().await),
+            Some(due) => timeout_at(due, queue.recv()).await,
+        };
         let closed = matches!(next, Ok(None));
-        if let Ok(Some(job)) = next {
-            let waited_for = !job.is_lazy();
-            group.push(job);
-            while group.len() < GROUP
-                && let Ok(job) = queue.try_recv()
-            {
-                group.push(job);
+        let mut now = next.is_err() || closed;
+        let mut job = next.ok().flatten();
+        while let Some(one) = job.take() {
+            match one.haste() {
+                Haste::Read if !now => commit(&mut connection, vec![one]),
+                haste => {
+                    now |= haste != Haste::Lazy;
+                    group.push(one);
+                }
             }
-            if !waited_for && group.len() < GROUP && group.iter().all(|job| job.is_lazy()) {
-                continue;
+            if group.len() < GROUP {
+                job = queue.try_recv().ok();
             }
         }
-        commit(&mut connection, std::mem::take(&mut group));
+        if now || group.len() >= GROUP {
+            commit(&mut connection, std::mem::take(&mut group));
+        }
+        due = if group.is_empty() { None } else { due.or_else(|| Some(Instant::now() + LAZY)) };
         if closed {
             return;
         }
