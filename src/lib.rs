@@ -2,4 +2,5 @@
 
 pub mod broker;
 pub mod exec;
+pub mod methods;
 pub mod model;
