@@ -176,6 +176,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_long_script_is_found_where_the_agent_was_told_a_relative_folder() {
+        let mut node = Node::new();
+        let here = std::env::current_dir().unwrap();
+        let folder = tempfile::tempdir_in(&here).unwrap();
+        node.cx.run_dir = folder.path().strip_prefix(&here).unwrap().to_owned();
+        assert_eq!(run_in(&node, long("true")).await, Outcome { exit_code: Some(0), ..Outcome::succeeded() });
+    }
+
+    #[tokio::test]
     async fn a_long_script_goes_with_a_run_that_is_dropped() {
         let node = Node::new();
         let (work, cx) = (work("shell", long("sleep 1000")), node.cx.clone());
