@@ -1,7 +1,9 @@
 //! edgeward: a message-passing control plane on NATS JetStream.
 
+pub mod agent;
 pub mod broker;
 pub mod exec;
 pub mod journal;
+pub mod methods;
 pub mod model;
 pub mod server;

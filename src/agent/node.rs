@@ -134,11 +134,6 @@ impl Node {
         self.broker.max_payload() / 2
     }
 
-    /// Rings for every class that has something new.
-    pub(crate) fn ring_for(&self, reports: &[Report]) {
-        reports.iter().for_each(|report| self.wakes.ring(report.class));
-    }
-
     /// Puts reports into the outbox; durable on return.
     pub(crate) async fn report(&self, reports: Vec<Report>) -> Result<(), JournalError> {
         let classes: Vec<Class> = reports.iter().map(|report| report.class).collect();

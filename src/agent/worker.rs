@@ -180,9 +180,9 @@ async fn settle(node: &Node, row: RowId, begun: &Begun, outcome: Outcome) -> Res
         let retrying = Outcome { state: State::Retrying, ..outcome.clone() };
         let mut reports = vec![node.progress(message, attempt, begun.times(Some(now)), &retrying)];
         reports.extend(node.failure(message, attempt, &outcome));
-        node.ring_for(&reports);
-        node.journal.try_again(row, reports.clone()).await?;
-        node.ring_for(&reports);
+        node.journal.try_again(row, reports).await?;
+        node.wakes.ring(crate::journal::Class::Ack);
+        node.wakes.ring(crate::journal::Class::Error);
         return Ok(End::TryAgain { wait: jittered(settings.wait_after(attempt)) });
     }
     let reports = node.terminal(message, attempt, begun.times(Some(now)), &outcome);

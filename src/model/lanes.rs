@@ -93,9 +93,14 @@ impl Lanes {
         Some((key, row))
     }
 
-    /// True where one more message may start.
-    pub fn has_room(&self) -> bool {
-        self.total_running < self.limit
+    /// True where `more` messages may start beside those that run.
+    pub fn has_room_for(&self, more: usize) -> bool {
+        self.total_running + more <= self.limit
+    }
+
+    /// The head of this lane has begun: it was alone in its lane and started as it was taken.
+    pub fn start(&mut self, key: &LaneKey) {
+        self.set_activity(key, Activity::Running);
     }
 
     /// The head of a lane is terminal. `next` is the new head, as the journal tells; `None` empties the lane.
