@@ -4,6 +4,7 @@
 //! probe for the API's prefix. Never publishes.
 
 use super::error::BrokerError;
+use crate::model::config::Config;
 use crate::model::rights::is_sample_key;
 use crate::model::subject::Names;
 use async_nats::{Client, Event};
@@ -26,6 +27,17 @@ pub enum Access {
     Creds(PathBuf),
     /// A file with an nkey seed.
     Nkey(PathBuf),
+}
+
+impl Access {
+    /// As a configuration says.
+    pub fn from_config(config: &Config) -> Access {
+        match (&config.creds, &config.nkey) {
+            (Some(creds), _) => Access::Creds(creds.clone()),
+            (None, Some(nkey)) => Access::Nkey(nkey.clone()),
+            (None, None) => Access::Open,
+        }
+    }
 }
 
 /// How to connect.

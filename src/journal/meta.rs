@@ -21,8 +21,12 @@ pub enum Key {
     EventsStart,
     /// The length of `acks.jsonl` up to which it is known to be whole.
     AcksLength,
-    /// The file identity of the last `inmsg.txt` taken.
+    /// Which `inmsg.txt` was taken last, or found bad.
     Inmsg,
+    /// When the consumer of commands was made, as it was when the position was kept.
+    CommandsConsumer,
+    /// The same of events.
+    EventsConsumer,
 }
 
 impl Key {
@@ -36,6 +40,8 @@ impl Key {
             Key::EventsStart => "events_start",
             Key::AcksLength => "acks_length",
             Key::Inmsg => "inmsg",
+            Key::CommandsConsumer => "commands_consumer",
+            Key::EventsConsumer => "events_consumer",
         }
     }
 }
