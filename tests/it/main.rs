@@ -1,0 +1,3 @@
+//! The integration tests: real processes, real nats-servers on free ports, each with its own folder.
+
+mod rights;
