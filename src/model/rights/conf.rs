@@ -47,7 +47,7 @@ pub fn render_conf(names: &Names, users: &[User]) -> String {
     format!("{HEAD}\n{accounts}")
 }
 
-const HEAD: &str = r#"# One nats-server for edgeward, with the rights of each role (docs: "Rights on the broker" in the README).
+const HEAD: &str = r#"# One nats-server for edgeward, with the rights of each role.
 #
 #     nats-server -c nats-server.conf
 #
