@@ -71,7 +71,7 @@ impl World {
             .stdin(Stdio::null())
             .spawn()
             .expect("nats-server is on the PATH");
-        let mut world = World { server, seeds, url: String::new(), folder: folder };
+        let mut world = World { server, seeds, url: String::new(), folder };
         world.url = world.wait_for_port().await;
         world.make_streams().await;
         world
