@@ -9,6 +9,8 @@
 
 pub mod conf;
 
+pub use conf::is_sample_key;
+
 use super::message::StreamKind;
 use super::name::{MethodName, NodeName, Sender, Target};
 use super::subject::{Names, NodeKey, RecordClass, RecordStream};
@@ -183,10 +185,15 @@ fn publish(why: &'static str, subject: String) -> Right {
     Right { why, local: subject.clone(), subject, answer: Answer::One }
 }
 
+/// Answered only where the API is imported: so a client finds out under which prefix it is.
+fn find_api(names: &Names) -> Right {
+    api(names, "find out that the API is here, and see that it answers", "INFO", Answer::One)
+}
+
 /// `node` is a node's name, or `*`.
 fn node_rights(names: &Names, node: &str, may_command: bool) -> Vec<Right> {
     let here = "say that its messages are on the node; the broker uses either form";
-    let mut rights = Vec::new();
+    let mut rights = vec![find_api(names)];
     for stream in StreamKind::ALL.map(|stream| names.stream(stream)) {
         rights.extend([
             api(names, "take its messages", &format!("CONSUMER.MSG.NEXT.{stream}.{node}"), Answer::Many),
@@ -225,18 +232,10 @@ fn node_rights(names: &Names, node: &str, may_command: bool) -> Vec<Right> {
 /// confined.
 fn reading(names: &Names) -> Vec<Right> {
     let look = "look at streams and consumers";
-    let mut rights: Vec<Right> = [
-        "INFO",
-        "STREAM.NAMES",
-        "STREAM.LIST",
-        "STREAM.INFO.*",
-        "CONSUMER.NAMES.*",
-        "CONSUMER.LIST.*",
-        "CONSUMER.INFO.*.*",
-    ]
-    .into_iter()
-    .map(|request| api(names, look, request, Answer::One))
-    .collect();
+    let mut rights = vec![find_api(names)];
+    let requests =
+        ["STREAM.NAMES", "STREAM.LIST", "STREAM.INFO.*", "CONSUMER.NAMES.*", "CONSUMER.LIST.*", "CONSUMER.INFO.*.*"];
+    rights.extend(requests.map(|request| api(names, look, request, Answer::One)));
     rights.push(api(names, "read one message", "STREAM.MSG.GET.*", Answer::One));
     rights.push(api(names, "read many messages with one request", "DIRECT.GET.*", Answer::Many));
     rights.push(api(names, "read the last message of a subject", "DIRECT.GET.*.>", Answer::Many));
@@ -311,7 +310,7 @@ mod tests {
     fn a_node_is_confined_to_its_own_name() {
         let rights = node(&Names::default(), &"ship1".parse().unwrap(), true);
         for subject in rights.publish.iter().chain(&rights.subscribe) {
-            assert!(subject.contains("ship1"), "{subject}");
+            assert!(subject.contains("ship1") || subject == "fleet.api.INFO", "{subject}");
         }
         let ungranted = node(&Names::default(), &"ship1".parse().unwrap(), false);
         assert!(!ungranted.publish.iter().any(|s| s.contains(".command.")));

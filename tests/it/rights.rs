@@ -234,7 +234,8 @@ fn forged(stored: &BTreeMap<String, u64>) -> Vec<&String> {
     stored.keys().filter(|subject| subject.contains("forger")).collect()
 }
 
-const NODE_ASKS: [&str; 10] = [
+const NODE_ASKS: [&str; 11] = [
+    "fleet.api.INFO",
     "fleet.api.CONSUMER.MSG.NEXT.FLEET_COMMANDS.ship1",
     "fleet.api.CONSUMER.RESET.FLEET_COMMANDS.ship1",
     "fleet.api.CONSUMER.INFO.FLEET_EVENTS.ship1",
