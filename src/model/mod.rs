@@ -11,6 +11,7 @@ pub mod message;
 pub mod name;
 pub mod node;
 pub mod policy;
+pub mod process;
 pub mod record;
 pub mod rights;
 pub mod settings;

@@ -1,0 +1,55 @@
+//! Requests to the JetStream API.
+//!
+//! Owns asking and reading the JSON answer. Never interprets it.
+
+use super::connect::Broker;
+use super::error::BrokerError;
+use async_nats::RequestErrorKind;
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::time::Duration;
+
+/// How long an API request may take; a broker that is alive answers in milliseconds.
+pub(super) const API_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Broker {
+    /// Asks `<api prefix>.<path>` and reads the JSON answer.
+    pub(crate) async fn api<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, BrokerError> {
+        let payload = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
+        let answer = self.ask(&format!("{}.{path}", self.api), payload, API_TIMEOUT).await?;
+        let value: Value = serde_json::from_slice(&answer)
+            .map_err(|e| BrokerError::BadAnswer { what: path.to_owned(), reason: e.to_string() })?;
+        if let Some(error) = value.get("error").filter(|e| !e.is_null()) {
+            let text = |key: &str| error.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
+            let number = |key: &str| error.get(key).and_then(Value::as_u64);
+            let code = number("err_code").or_else(|| number("code")).unwrap_or(0);
+            return Err(BrokerError::Refused { what: path.to_owned(), code, description: text("description") });
+        }
+        serde_json::from_value(value)
+            .map_err(|e| BrokerError::BadAnswer { what: path.to_owned(), reason: e.to_string() })
+    }
+
+    /// One request, one answer's payload.
+    pub(super) async fn ask(&self, subject: &str, payload: Bytes, within: Duration) -> Result<Bytes, BrokerError> {
+        self.ask_message(subject, payload, within).await.map(|message| message.payload)
+    }
+
+    /// One request, one answer.
+    pub(super) async fn ask_message(
+        &self,
+        subject: &str,
+        payload: Bytes,
+        within: Duration,
+    ) -> Result<async_nats::Message, BrokerError> {
+        let request = async_nats::Request::new().payload(payload).timeout(Some(within));
+        self.client.send_request(subject.to_owned(), request).await.map_err(|error| match error.kind() {
+            RequestErrorKind::TimedOut => BrokerError::Timeout { what: subject.to_owned(), after: within },
+            RequestErrorKind::NoResponders => BrokerError::NoResponders { what: subject.to_owned() },
+            RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded => {
+                BrokerError::Options(format!("{subject}: {error}"))
+            }
+            RequestErrorKind::Other => BrokerError::Closed,
+        })
+    }
+}

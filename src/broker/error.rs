@@ -1,0 +1,114 @@
+//! What can go wrong at the broker.
+//!
+//! Owns the distinction that exit codes and retries rest on: refused, unreachable, or not known.
+
+use std::time::Duration;
+
+/// A request to the broker failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BrokerError {
+    /// The address, credentials or options cannot be used; trying again will not help.
+    #[error("{0}")]
+    Options(String),
+    /// No broker could be reached.
+    #[error("no broker at {servers}: {reason}")]
+    Unreachable {
+        /// The addresses tried.
+        servers: String,
+        /// The last error.
+        reason: String,
+    },
+    /// The broker answered with an error.
+    #[error("the broker refused {what}: {description} (code {code})")]
+    Refused {
+        /// What was asked for.
+        what: String,
+        /// JetStream's error code.
+        code: u64,
+        /// The broker's words.
+        description: String,
+    },
+    /// Nothing listens on the API: JetStream off, the stream or consumer missing, or no import for it.
+    #[error("nobody answers {what}")]
+    NoResponders {
+        /// What was asked for.
+        what: String,
+    },
+    /// No answer came in time.
+    #[error("no answer to {what} within {} ms", after.as_millis())]
+    Timeout {
+        /// What was asked for.
+        what: String,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// The connection's task has ended; only a new connection helps.
+    #[error("the connection is closed")]
+    Closed,
+    /// The answer could not be read.
+    #[error("the answer to {what} cannot be read: {reason}")]
+    BadAnswer {
+        /// What was asked for.
+        what: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl BrokerError {
+    /// JetStream's error code, where the broker refused.
+    pub fn code(&self) -> Option<u64> {
+        match self {
+            BrokerError::Refused { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+}
+
+/// A publish did not end with the broker's word that it is stored.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PublishError {
+    /// Another message is the last one on the subject: compare-and-set failed (10071).
+    #[error("the subject already holds another message")]
+    WrongLast,
+    /// The broker refused to store it; it is not stored.
+    #[error("the broker refused to store it: {description} (code {code})")]
+    Refused {
+        /// JetStream's error code.
+        code: u64,
+        /// The broker's words.
+        description: String,
+    },
+    /// It exceeds the broker's limit; it was not sent.
+    #[error("{size} bytes are more than the broker takes ({limit})")]
+    TooLarge {
+        /// Its size with headers.
+        size: usize,
+        /// The broker's `max_payload`.
+        limit: usize,
+    },
+    /// No stream takes this subject, or the broker allows nobody to hear it; it is not stored.
+    #[error("no stream takes the subject")]
+    NoStream,
+    /// It cannot be sent as it is.
+    #[error("it cannot be sent: {0}")]
+    Unsendable(String),
+    /// No answer: whether it is stored is not known.
+    #[error("the broker did not say whether it stored it")]
+    Unknown,
+    /// The connection's task has ended; whether it is stored is not known.
+    #[error("the connection is closed")]
+    Closed,
+}
+
+impl PublishError {
+    /// True where trying the same again cannot help.
+    pub fn is_final(&self) -> bool {
+        match self {
+            PublishError::TooLarge { .. } | PublishError::Unsendable(_) => true,
+            // 400-class JetStream errors about the message itself; a full stream (10077) or a lost leader may heal.
+            PublishError::Refused { code, .. } => matches!(code, 10054 | 10060 | 10070 | 10165 | 10166),
+            _ => false,
+        }
+    }
+}

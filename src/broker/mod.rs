@@ -1,0 +1,18 @@
+//! The broker: everything that speaks to NATS. No other folder names the client library.
+//!
+//! Owns connections, publishing with its answer, reading without consumers, the streams, and a node's pull sessions.
+//! Never decides what a message means.
+
+mod api;
+mod connect;
+mod convert;
+mod error;
+mod publish;
+mod read;
+mod session;
+
+pub use connect::{Access, Broker, ConnectOptions, Link};
+pub use error::{BrokerError, PublishError};
+pub use publish::{Outgoing, Stored};
+pub use read::{Follower, From, Page, Query, RawMessage};
+pub use session::{Batch, Found, Resume, Session, SessionError, Start};

@@ -1,0 +1,132 @@
+//! Publishing with the broker's word that it is stored (PROTOCOL §8).
+//!
+//! Owns what an answer means: stored, a duplicate, refused, or not known. Never retries; who publishes decides that.
+
+use super::connect::Broker;
+use super::convert::to_wire;
+use super::error::PublishError;
+use crate::model::header::{RawHeaders, names};
+use crate::model::id::StreamSeq;
+use async_nats::RequestErrorKind;
+use bytes::Bytes;
+use serde::Deserialize;
+use std::time::Duration;
+
+/// One message to be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Its subject.
+    pub subject: String,
+    /// Its headers.
+    pub headers: RawHeaders,
+    /// Its body.
+    pub body: Bytes,
+}
+
+impl Outgoing {
+    /// A message without headers.
+    pub fn new(subject: impl Into<String>, body: impl Into<Bytes>) -> Outgoing {
+        Outgoing { subject: subject.into(), headers: RawHeaders::default(), body: body.into() }
+    }
+
+    /// To be stored only where the last message of its subject has this sequence; 0: where there is none.
+    #[must_use]
+    pub fn expecting_last(mut self, seq: u64) -> Outgoing {
+        self.headers.push(names::EXPECTED_LAST_SUBJECT_SEQ, seq.to_string());
+        self
+    }
+
+    /// With a header.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Outgoing {
+        self.headers.push(name, value);
+        self
+    }
+
+    /// Its size on the wire, nearly: what counts against `max_payload`.
+    pub fn size(&self) -> usize {
+        let headers: usize = self.headers.0.iter().map(|(n, v)| n.len() + v.len() + 4).sum();
+        self.body.len() + headers + if headers > 0 { 12 } else { 0 }
+    }
+}
+
+/// The broker's word.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Stored {
+    /// The stream that holds it.
+    pub stream: String,
+    /// Its sequence.
+    pub seq: StreamSeq,
+    /// True where a message with the same `Nats-Msg-Id` was already stored there, and nothing new was.
+    #[serde(default)]
+    pub duplicate: bool,
+}
+
+#[derive(Deserialize)]
+struct PubAck {
+    error: Option<ApiError>,
+}
+
+#[derive(Deserialize)]
+struct ApiError {
+    code: u64,
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+const WRONG_LAST_SEQUENCE: [u64; 2] = [10071, 10164];
+
+impl Broker {
+    /// Publishes and waits for the broker's word, at most `within`.
+    pub async fn publish(&self, message: &Outgoing, within: Duration) -> Result<Stored, PublishError> {
+        let limit = self.max_payload();
+        if message.size() > limit {
+            return Err(PublishError::TooLarge { size: message.size(), limit });
+        }
+        let headers = to_wire(&message.headers).map_err(PublishError::Unsendable)?;
+        let mut request = async_nats::Request::new().payload(message.body.clone()).timeout(Some(within));
+        if !message.headers.0.is_empty() {
+            request = request.headers(headers);
+        }
+        match self.client.send_request(message.subject.clone(), request).await {
+            Ok(answer) => read_answer(&answer.payload),
+            Err(error) => Err(match error.kind() {
+                RequestErrorKind::TimedOut => PublishError::Unknown,
+                RequestErrorKind::NoResponders => PublishError::NoStream,
+                RequestErrorKind::MaxPayloadExceeded => PublishError::TooLarge { size: message.size(), limit },
+                RequestErrorKind::InvalidSubject => PublishError::Unsendable(format!("subject `{}`", message.subject)),
+                RequestErrorKind::Other => PublishError::Closed,
+            }),
+        }
+    }
+}
+
+fn read_answer(payload: &[u8]) -> Result<Stored, PublishError> {
+    if let Ok(PubAck { error: Some(error) }) = serde_json::from_slice(payload) {
+        return Err(match error.err_code {
+            code if WRONG_LAST_SEQUENCE.contains(&code) => PublishError::WrongLast,
+            0 => PublishError::Refused { code: error.code, description: error.description },
+            code => PublishError::Refused { code, description: error.description },
+        });
+    }
+    // Anything else that answers is no stream: a plain subscriber, say. Then nothing is known to be stored.
+    serde_json::from_slice(payload).map_err(|_| PublishError::Unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_told_apart() {
+        let stored = read_answer(br#"{"stream":"S","seq":7,"duplicate":true}"#).unwrap();
+        assert_eq!((stored.seq, stored.duplicate), (StreamSeq(7), true));
+        let cas = read_answer(br#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 1"}}"#);
+        assert!(matches!(cas, Err(PublishError::WrongLast)));
+        let full = read_answer(br#"{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"}}"#);
+        assert!(matches!(full, Err(PublishError::Refused { code: 10077, .. })));
+        assert!(matches!(read_answer(b"hello"), Err(PublishError::Unknown)));
+    }
+}

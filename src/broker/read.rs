@@ -1,0 +1,239 @@
+//! Reading streams without consumers (PROTOCOL §8): direct gets, batches, and following what the broker republishes.
+//!
+//! Owns the paging of direct gets and the headers in which the broker tells where a message was stored. Never makes a
+//! consumer.
+
+use super::api::API_TIMEOUT;
+use super::connect::Broker;
+use super::convert::from_wire;
+use super::error::BrokerError;
+use crate::model::header::RawHeaders;
+use crate::model::id::StreamSeq;
+use crate::model::time::Timestamp;
+use async_nats::{Message, StatusCode, Subscriber};
+use bytes::Bytes;
+use futures::StreamExt;
+use serde_json::{Value, json};
+
+/// A message of any stream, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawMessage {
+    /// The subject it was stored under.
+    pub subject: String,
+    /// Its sequence.
+    pub seq: StreamSeq,
+    /// When it was stored.
+    pub stored_at: Timestamp,
+    /// Its own headers, without those in which the broker tells the above.
+    pub headers: RawHeaders,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// Where a reading begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// At this sequence.
+    Seq(StreamSeq),
+    /// At the first message stored at this time or later.
+    Time(Timestamp),
+}
+
+/// Which messages of a stream to read, in stream order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    /// The stream.
+    pub stream: String,
+    /// A subject, wildcards allowed.
+    pub filter: String,
+    /// Where to begin.
+    pub from: From,
+    /// At most so many.
+    pub batch: usize,
+}
+
+/// One answer to a [`Query`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The messages, oldest first.
+    pub messages: Vec<RawMessage>,
+    /// How many more match after the last one here.
+    pub pending: u64,
+}
+
+/// Headers that the broker adds to what it serves.
+const BROKER_HEADERS: [&str; 8] = [
+    "Nats-Stream",
+    "Nats-Sequence",
+    "Nats-Subject",
+    "Nats-Time-Stamp",
+    "Nats-Num-Pending",
+    "Nats-Last-Sequence",
+    "Nats-UpTo-Sequence",
+    "Nats-Stream-Source",
+];
+
+impl Broker {
+    /// The message at a sequence, where it is there.
+    pub async fn get(&self, stream: &str, seq: StreamSeq) -> Result<Option<RawMessage>, BrokerError> {
+        self.direct(&format!("DIRECT.GET.{stream}"), json!({ "seq": seq })).await
+    }
+
+    /// The last message of a subject, by the form of request that a node's rights can be confined to.
+    pub async fn get_last(&self, stream: &str, subject: &str) -> Result<Option<RawMessage>, BrokerError> {
+        self.direct(&format!("DIRECT.GET.{stream}.{subject}"), Value::Null).await
+    }
+
+    /// The first message at or after `seq` that matches the filter.
+    pub async fn get_next(
+        &self,
+        stream: &str,
+        filter: &str,
+        seq: StreamSeq,
+    ) -> Result<Option<RawMessage>, BrokerError> {
+        self.direct(&format!("DIRECT.GET.{stream}"), json!({ "next_by_subj": filter, "seq": seq.0.max(1) })).await
+    }
+
+    async fn direct(&self, path: &str, body: Value) -> Result<Option<RawMessage>, BrokerError> {
+        let payload = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
+        let message = self.ask_message(&format!("{}.{path}", self.api), payload, API_TIMEOUT).await?;
+        match message.status {
+            None => parse(&message).map(Some).ok_or_else(|| unreadable(path)),
+            Some(StatusCode::NOT_FOUND) => Ok(None),
+            Some(status) => Err(refused(path, status, &message)),
+        }
+    }
+
+    /// One batch of messages. A large answer may stop before `batch`; go on while `pending` is above 0.
+    pub async fn read(&self, query: &Query) -> Result<Page, BrokerError> {
+        let mut body = json!({ "next_by_subj": query.filter, "batch": query.batch.max(1) });
+        match query.from {
+            From::Seq(seq) => body["seq"] = json!(seq.0.max(1)),
+            From::Time(time) => body["start_time"] = json!(time),
+        }
+        self.batch(&query.stream, body).await
+    }
+
+    /// The last message of each of these subjects (wildcards allowed, at most 1,024 subjects in the answer).
+    pub async fn read_last(&self, stream: &str, subjects: &[String]) -> Result<Page, BrokerError> {
+        self.batch(stream, json!({ "multi_last": subjects, "batch": 1024 })).await
+    }
+
+    async fn batch(&self, stream: &str, body: Value) -> Result<Page, BrokerError> {
+        let what = format!("DIRECT.GET.{stream}");
+        let inbox = self.client.new_inbox();
+        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|_| BrokerError::Closed)?;
+        let subject = format!("{}.{what}", self.api);
+        let payload = Bytes::from(body.to_string());
+        self.client.publish_with_reply(subject, inbox, payload).await.map_err(|_| BrokerError::Closed)?;
+        let mut page = Page::default();
+        loop {
+            let message = tokio::time::timeout(API_TIMEOUT, answers.next())
+                .await
+                .map_err(|_| BrokerError::Timeout { what: what.clone(), after: API_TIMEOUT })?
+                .ok_or(BrokerError::Closed)?;
+            match message.status.map(|s| s.as_u16()) {
+                None => {
+                    page.pending = pending(&message).unwrap_or(page.pending);
+                    page.messages.push(parse(&message).ok_or_else(|| unreadable(&what))?);
+                }
+                // End of batch.
+                Some(204) => {
+                    page.pending = pending(&message).unwrap_or(page.pending);
+                    return Ok(page);
+                }
+                Some(404) => return Ok(page),
+                Some(503) => return Err(BrokerError::NoResponders { what }),
+                Some(_) => return Err(refused(&what, message.status.unwrap_or_default(), &message)),
+            }
+        }
+    }
+
+    /// Reads everything that matches, page by page, at most `limit` messages.
+    pub async fn read_all(
+        &self,
+        stream: &str,
+        filter: &str,
+        from: From,
+        limit: usize,
+    ) -> Result<Vec<RawMessage>, BrokerError> {
+        /// Small enough that a page of large messages stays under the broker's own limit of about 64 MB.
+        const PAGE: usize = 1000;
+        let mut all: Vec<RawMessage> = Vec::new();
+        let mut from = from;
+        loop {
+            let batch = PAGE.min(limit.saturating_sub(all.len()));
+            if batch == 0 {
+                return Ok(all);
+            }
+            let query = Query { stream: stream.to_owned(), filter: filter.to_owned(), from, batch };
+            let page = self.read(&query).await?;
+            let Some(last) = page.messages.last() else { return Ok(all) };
+            from = From::Seq(StreamSeq(last.seq.0 + 1));
+            all.extend(page.messages);
+            if page.pending == 0 {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Follows what the broker stores from now on under `subject` (which begins with the prefix), as republished.
+    pub async fn follow(&self, subject: &str) -> Result<Follower, BrokerError> {
+        let subscriber = self.client.subscribe(self.names.stored(subject)).await.map_err(|_| BrokerError::Closed)?;
+        // The subscription holds from the broker's answer on; what is published after that is seen.
+        self.flush(API_TIMEOUT).await;
+        Ok(Follower { subscriber })
+    }
+
+    /// Follows node state (`spec`, `status`, `hello`) as it is stored; subjects are the bucket's own.
+    pub async fn follow_nodes(&self, key_pattern: &str) -> Result<Follower, BrokerError> {
+        let subject = format!("{}.nodes.{key_pattern}", self.names.prefix());
+        self.follow(&subject).await
+    }
+}
+
+/// What is stored from a moment on. It may miss messages while the link is down: whoever must not miss any reads again.
+#[derive(Debug)]
+pub struct Follower {
+    subscriber: Subscriber,
+}
+
+impl Follower {
+    /// The next message; `None` when the connection is closed for good.
+    pub async fn next(&mut self) -> Option<RawMessage> {
+        loop {
+            let message = self.subscriber.next().await?;
+            // Only the broker's own repetition tells a sequence; anything else on these subjects is nobody's record.
+            if let Some(parsed) = parse(&message) {
+                return Some(parsed);
+            }
+        }
+    }
+}
+
+fn parse(message: &Message) -> Option<RawMessage> {
+    let mut headers = from_wire(message.headers.as_ref());
+    // A message may carry such headers of its own; the broker's stand last.
+    let own = |name: &str| headers.0.iter().rev().find(|(n, _)| n == name).map(|(_, value)| value.clone());
+    let seq = own("Nats-Sequence")?.parse().ok()?;
+    let stored_at = own("Nats-Time-Stamp")?.parse().ok()?;
+    let subject = own("Nats-Subject")?;
+    headers.0.retain(|(name, _)| !BROKER_HEADERS.contains(&name.as_str()));
+    Some(RawMessage { subject, seq: StreamSeq(seq), stored_at, headers, body: message.payload.clone() })
+}
+
+fn pending(message: &Message) -> Option<u64> {
+    message.headers.as_ref()?.get("Nats-Num-Pending")?.as_str().parse().ok()
+}
+
+fn unreadable(what: &str) -> BrokerError {
+    BrokerError::BadAnswer { what: what.to_owned(), reason: "no sequence, time or subject in its headers".to_owned() }
+}
+
+fn refused(what: &str, status: StatusCode, message: &Message) -> BrokerError {
+    BrokerError::Refused {
+        what: what.to_owned(),
+        code: u64::from(status.as_u16()),
+        description: message.description.clone().unwrap_or_default(),
+    }
+}
