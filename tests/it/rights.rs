@@ -43,11 +43,11 @@ async fn a_node_takes_its_messages(ship: &Connected, hub: &Connected, ack_prefix
             hub.ask(&format!("fleet.msg.ship1.{kind}.hub.log"), "body").await;
         }
         let consumer = format!("{stream}.ship1");
-        let reset = ship.ask(&format!("fleet.api.CONSUMER.RESET.{consumer}"), r#"{"seq":1}"#).await;
-        assert_eq!(reset["num_pending"], 2, "{reset}");
+        // Its `num_pending` may leave out what was stored a moment ago, so it is not looked at.
+        ship.ask(&format!("fleet.api.CONSUMER.RESET.{consumer}"), r#"{"seq":1}"#).await;
         ship.ask(&format!("fleet.api.CONSUMER.INFO.{consumer}"), "").await;
-        let pull = json!({"batch": 10, "no_wait": true}).to_string();
-        let messages = ship.answers(&format!("fleet.api.CONSUMER.MSG.NEXT.{consumer}"), pull).await;
+        let pull = json!({"batch": 2, "expires": PATIENCE.as_nanos()}).to_string();
+        let messages = ship.answers(&format!("fleet.api.CONSUMER.MSG.NEXT.{consumer}"), pull, 2).await;
         assert_eq!(messages.len(), 2, "{stream}");
         let reply = messages[1].reply.clone().unwrap();
         assert!(reply.starts_with(ack_prefix) && reply.contains(&format!(".{consumer}.")), "{reply}");
@@ -306,7 +306,7 @@ async fn a_large_answer_reaches_an_operator_whole() {
     }
     assert_eq!(hub.ask(&format!("fleet.ack.n{MANY}.ops.shell.a"), &body).await["seq"], MANY);
     let request = json!({"next_by_subj": "fleet.ack.*.ops.shell.a", "seq": 1, "batch": MANY}).to_string();
-    assert_eq!(ops.answers("fleet.api.DIRECT.GET.FLEET_ACKS", request).await.len(), MANY);
+    assert_eq!(ops.answers("fleet.api.DIRECT.GET.FLEET_ACKS", request, usize::MAX).await.len(), MANY);
 }
 
 #[tokio::test]

@@ -181,20 +181,21 @@ impl Connected {
         answer.unwrap_or_else(|error| panic!("{subject}: {error}"))
     }
 
-    /// All replies of a request, up to the one without a body that ends them.
-    pub async fn answers(&self, subject: &str, body: String) -> Vec<Message> {
+    /// The replies of a request: `most` of them, or all up to the one without a body that ends them.
+    pub async fn answers(&self, subject: &str, body: String, most: usize) -> Vec<Message> {
         let inbox = self.client.new_inbox();
         let mut replies = self.client.subscribe(inbox.clone()).await.unwrap();
         self.client.publish_with_reply(subject.to_owned(), inbox, body.into()).await.unwrap();
         let mut messages = Vec::new();
-        loop {
+        while messages.len() < most {
             let next = tokio::time::timeout(PATIENCE, replies.next()).await;
             let message = next.unwrap_or_else(|_| panic!("cut after {} messages", messages.len())).unwrap();
             match message.status {
-                Some(status) if status.as_u16() >= 200 && message.payload.is_empty() => return messages,
+                Some(status) if status.as_u16() >= 200 && message.payload.is_empty() => break,
                 _ => messages.push(message),
             }
         }
+        messages
     }
 
     /// Publishes without waiting for anything.
