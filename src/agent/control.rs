@@ -55,11 +55,17 @@ fn result_line(body: &[u8]) -> Report {
         Ok(value) if body.contains(&b'\n') => value.to_string().into_bytes(),
         _ => body.to_vec(),
     };
-    Report { class: Class::Result, subject: "acks.jsonl".to_owned(), headers: RawHeaders::default(), body: Bytes::from(line) }
+    Report {
+        class: Class::Result,
+        subject: "acks.jsonl".to_owned(),
+        headers: RawHeaders::default(),
+        body: Bytes::from(line),
+    }
 }
 
 fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, RecordError> {
-    serde_json::from_slice(body).map_err(|e| RecordError::new(Code::BadBody, format!("the body is not what this verb takes: {e}")))
+    serde_json::from_slice(body)
+        .map_err(|e| RecordError::new(Code::BadBody, format!("the body is not what this verb takes: {e}")))
 }
 
 #[cfg(test)]

@@ -110,8 +110,7 @@ impl Dispatcher {
         for (key, head, count) in node.journal.open_lanes().await? {
             lanes.push_many(&key, head, count);
         }
-        let dispatcher =
-            Dispatcher { node, lanes, events, handle: handle.clone(), workers: TaskTracker::new(), cut };
+        let dispatcher = Dispatcher { node, lanes, events, handle: handle.clone(), workers: TaskTracker::new(), cut };
         Ok((dispatcher, handle))
     }
 
@@ -306,10 +305,12 @@ impl Dispatcher {
         let mut lanes: Vec<_> = self.lanes.iter().collect();
         lanes.sort_by_key(|(_, depth, head, _)| (std::cmp::Reverse(*depth), *head));
         let shown = lanes.iter().take(LANES_SHOWN).map(|(key, depth, head, running)| {
-            let facts = LaneFacts { lane: key.to_string(), depth: *depth, head: None, head_stored_at: None, running: *running };
+            let facts =
+                LaneFacts { lane: key.to_string(), depth: *depth, head: None, head_stored_at: None, running: *running };
             (facts, *head)
         });
-        let running = |name: &str| lanes.iter().filter(|(key, _, _, running)| *running && key.method.as_str() == name).count();
+        let running =
+            |name: &str| lanes.iter().filter(|(key, _, _, running)| *running && key.method.as_str() == name).count();
         let processes = self.node.registry.names().map(|name| ProcessFacts {
             name: name.to_owned(),
             state: "running".to_owned(),

@@ -115,7 +115,9 @@ async fn take(node: &Arc<Node>, dispatcher: &Handle, stream: StreamKind, start: 
                 tracing::warn!(?stream, "the broker is silent; connecting anew");
                 node.broker.reconnect().await;
             }
-            Ended::Session(SessionError::ConsumerMissing) => tracing::warn!(?stream, "the consumer is missing; waiting for the hub"),
+            Ended::Session(SessionError::ConsumerMissing) => {
+                tracing::warn!(?stream, "the consumer is missing; waiting for the hub")
+            }
             error => tracing::warn!(?stream, %error, "session"),
         }
         tokio::time::sleep(backoff.next_wait()).await;
@@ -205,7 +207,10 @@ async fn keep(node: &Node, dispatcher: &Handle, batch: &Batch, found: Found) -> 
 
 async fn tell_found(node: &Node, stream: StreamKind, begun: &Start) -> Result<(), JournalError> {
     if let Found::Changed { .. } = begun.found {
-        let text = format!("{} is not the stream that the journal knows; read again from this node's start", node.names.stream(stream));
+        let text = format!(
+            "{} is not the stream that the journal knows; read again from this node's start",
+            node.names.stream(stream)
+        );
         node.report(vec![node.error_report(&node.event(Severity::Error, Code::StreamChanged, &text))]).await?;
     }
     Ok(())

@@ -115,7 +115,8 @@ impl Node {
                 _ => self.registry.facts(kind, name),
             }
         };
-        let rules = Rules { names: &self.names, node: &self.name, policy: &self.policy, defaults: &defaults, method: &method };
+        let rules =
+            Rules { names: &self.names, node: &self.name, policy: &self.policy, defaults: &defaults, method: &method };
         admit(message, &rules).map(Box::new).map_err(Box::new)
     }
 

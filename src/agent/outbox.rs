@@ -168,7 +168,8 @@ async fn already_there(node: &Node, report: &Report) -> Fate {
         }
     };
     let theirs = serde_json::from_slice::<Record>(&found.body).ok();
-    let same = theirs.as_ref().is_some_and(|t| t.stream == ours.stream && t.seq == ours.seq && t.stored_at == ours.stored_at);
+    let same =
+        theirs.as_ref().is_some_and(|t| t.stream == ours.stream && t.seq == ours.seq && t.stored_at == ours.stored_at);
     match theirs.map(|t| t.by) {
         Some(By::Node) if same => Fate::Done,
         Some(By::Hub) if same => publish_as(node, RecordClass::Late, &ours, &report.body).await,

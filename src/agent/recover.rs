@@ -37,7 +37,9 @@ async fn settle(node: &Node, held: &HeldRun) -> Result<(), JournalError> {
     let now = node.clock.now();
     let outcome = broken_off("the agent ended while it ran; it may have done part of its work");
     match node.admit(&loaded.message) {
-        Ok(message) if message.settings.on_crash == OnCrash::Rerun => node.journal.try_again(held.row, Vec::new()).await,
+        Ok(message) if message.settings.on_crash == OnCrash::Rerun => {
+            node.journal.try_again(held.row, Vec::new()).await
+        }
         Ok(message) => {
             let times = Times { received: loaded.received_at, started: None, finished: Some(now) };
             let reports = node.terminal(&message, held.attempt, times, &outcome);

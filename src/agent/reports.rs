@@ -111,7 +111,12 @@ impl Node {
             // The broker itself keeps it single.
             headers.push(names::EXPECTED_LAST_SUBJECT_SEQ, "0");
         }
-        Report { class: Class::Ack, subject, headers, body: Bytes::from(record.encode_with(outcome, self.record_limit())) }
+        Report {
+            class: Class::Ack,
+            subject,
+            headers,
+            body: Bytes::from(record.encode_with(outcome, self.record_limit())),
+        }
     }
 }
 

@@ -103,8 +103,12 @@ mod tests {
     use crate::model::header::RawHeaders;
 
     fn entry(text: &str) -> Entry {
-        let report =
-            Report { class: Class::Result, subject: String::new(), headers: RawHeaders::default(), body: text.to_owned().into() };
+        let report = Report {
+            class: Class::Result,
+            subject: String::new(),
+            headers: RawHeaders::default(),
+            body: text.to_owned().into(),
+        };
         Entry { id: EntryId(1), report }
     }
 

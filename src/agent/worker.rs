@@ -60,7 +60,13 @@ impl End {
 }
 
 /// Works on the head of a lane. `begun` where its try began when it was taken.
-pub(crate) async fn work(node: Arc<Node>, lane: &LaneKey, row: RowId, begun: Option<Begun>, cut: CancellationToken) -> End {
+pub(crate) async fn work(
+    node: Arc<Node>,
+    lane: &LaneKey,
+    row: RowId,
+    begun: Option<Begun>,
+    cut: CancellationToken,
+) -> End {
     let begun = match begun {
         Some(begun) => begun,
         None => match begin(&node, row).await {
@@ -125,9 +131,8 @@ fn judge(node: &Node, loaded: &Loaded, now: Timestamp) -> Verdict {
 /// The outcome of a message whose start-by has passed.
 pub(crate) fn overdue(message: &Admitted, now: Timestamp) -> Option<Outcome> {
     let start_by = message.settings.start_by;
-    (now > start_by).then(|| {
-        Outcome::ended(State::Expired, Code::Expired, format!("it was to begin by {start_by}; it is {now}"))
-    })
+    (now > start_by)
+        .then(|| Outcome::ended(State::Expired, Code::Expired, format!("it was to begin by {start_by}; it is {now}")))
 }
 
 async fn try_once(node: &Arc<Node>, row: RowId, begun: &Begun, cut: &CancellationToken) -> Outcome {
@@ -147,7 +152,8 @@ async fn try_once(node: &Arc<Node>, row: RowId, begun: &Begun, cut: &Cancellatio
         }
     };
     ended.unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
+        let text =
+            panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
         Outcome::ended(State::Failed, Code::Panicked, format!("the handler panicked: {}", text.unwrap_or_default()))
     })
 }
@@ -157,7 +163,9 @@ async fn limited(handler: &dyn Handler, work: &Work, context: &Context) -> Outco
     let limit = if handler.keeps_timeout() { timeout.saturating_add(KILL_GRACE + KILL_MARGIN) } else { timeout };
     match tokio::time::timeout(limit, handler.run(work, context)).await {
         Ok(outcome) => outcome,
-        Err(_) => Outcome::ended(State::TimedOut, Code::TimedOut, format!("not done after {}", format_duration(timeout))),
+        Err(_) => {
+            Outcome::ended(State::TimedOut, Code::TimedOut, format!("not done after {}", format_duration(timeout)))
+        }
     }
 }
 

@@ -21,8 +21,10 @@ pub enum Key {
     EventsStart,
     /// The length of `acks.jsonl` up to which it is known to be whole.
     AcksLength,
-    /// Which `inmsg.txt` was taken last, or found bad.
+    /// Which `inmsg.txt` was taken last.
     Inmsg,
+    /// Which `inmsg.txt` was found bad last.
+    BadInmsg,
     /// When the consumer of commands was made, as it was when the position was kept.
     CommandsConsumer,
     /// The same of events.
@@ -40,6 +42,7 @@ impl Key {
             Key::EventsStart => "events_start",
             Key::AcksLength => "acks_length",
             Key::Inmsg => "inmsg",
+            Key::BadInmsg => "bad_inmsg",
             Key::CommandsConsumer => "commands_consumer",
             Key::EventsConsumer => "events_consumer",
         }

@@ -82,6 +82,20 @@ impl Journal {
         self.writer.call(move |connection| add(connection, &reports)).await
     }
 
+    /// Adds reports with a mark, in one commit, unless that mark is kept already; tells whether it did.
+    pub async fn report_once(&self, key: super::Key, mark: String, reports: Vec<Report>) -> Result<bool, JournalError> {
+        self.writer
+            .call(move |connection| {
+                if super::meta::get(connection, key)?.as_deref() == Some(&mark) {
+                    return Ok(false);
+                }
+                super::meta::put(connection, key, &mark)?;
+                add(connection, &reports)?;
+                Ok(true)
+            })
+            .await
+    }
+
     /// The oldest entries of a class after `after`, at most `limit` of them and about `bytes` in all (one at least).
     pub async fn outbox(
         &self,

@@ -146,8 +146,9 @@ mod tests {
     #[tokio::test]
     async fn a_child_knows_what_it_runs_for() {
         let node = Node::new();
-        let mut spec =
-            sh("echo $$ $EDGEWARD_MSG_NODE $EDGEWARD_MSG_ID $EDGEWARD_MSG_FROM $EDGEWARD_MSG_SEQ $EDGEWARD_MSG_ATTEMPT $EDGEWARD_RUN");
+        let mut spec = sh(
+            "echo $$ $EDGEWARD_MSG_NODE $EDGEWARD_MSG_ID $EDGEWARD_MSG_FROM $EDGEWARD_MSG_SEQ $EDGEWARD_MSG_ATTEMPT $EDGEWARD_RUN",
+        );
         spec.env = vec![(RUN_VARIABLE.into(), "forged".into())];
         let mut work = work("shell", "");
         work.attempt = 2;

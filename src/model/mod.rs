@@ -5,6 +5,7 @@ pub mod config;
 pub mod error_event;
 pub mod header;
 pub mod id;
+pub mod infile;
 pub mod jitter;
 pub mod lanes;
 pub mod message;
