@@ -204,7 +204,7 @@ impl Dispatcher {
             Err(rejected) => return (self.refused(message, *rejected, now), Judged::Over),
         };
         if admitted.subject.kind == Kind::Control {
-            return (self.control(message, *admitted, now), Judged::Control);
+            return (self.control(message, admitted, now), Judged::Control);
         }
         let lane = admitted.subject.lane_key();
         let is_free = self.lanes.is_empty_lane(&lane) && lanes_here.insert(lane.clone());
@@ -218,7 +218,7 @@ impl Dispatcher {
         let start = is_free && !held && self.lanes.has_room_for(*starting + 1);
         *starting += usize::from(start);
         let begun = start.then(|| Begun {
-            message: (*admitted).clone(),
+            message: admitted.clone(),
             body: message.body.clone(),
             attempt: 1,
             received_at: now,

@@ -107,7 +107,7 @@ impl Node {
     }
 
     /// Judges a message by this node's rules.
-    pub(crate) fn admit(&self, message: &StoredMessage) -> Result<Box<Admitted>, Box<Rejected>> {
+    pub(crate) fn admit(&self, message: &StoredMessage) -> Result<Admitted, Box<Rejected>> {
         let defaults = self.defaults();
         let method = |kind: Kind, name: &str| -> Option<MethodFacts> {
             match kind {
@@ -117,7 +117,7 @@ impl Node {
         };
         let rules =
             Rules { names: &self.names, node: &self.name, policy: &self.policy, defaults: &defaults, method: &method };
-        admit(message, &rules).map(Box::new).map_err(Box::new)
+        admit(message, &rules)
     }
 
     fn defaults(&self) -> Defaults {

@@ -102,7 +102,7 @@ async fn begin(node: &Arc<Node>, row: RowId) -> Result<Result<Begun, Option<RowI
         }
         Decision::Started(loaded) => match node.admit(&loaded.message) {
             Ok(message) => Ok(Ok(Begun {
-                message: *message,
+                message,
                 body: loaded.message.body,
                 attempt: loaded.attempt,
                 received_at: loaded.received_at,
