@@ -4,13 +4,20 @@
 //! Never decides what a message means.
 
 mod api;
+mod backoff;
 mod connect;
+mod consumers;
 mod convert;
 mod error;
+mod feed;
 mod publish;
 mod read;
+pub mod topology;
 
+pub use backoff::Backoff;
 pub use connect::{Access, Broker, ConnectOptions, Link};
+pub use consumers::Ensured;
 pub use error::{BrokerError, PublishError};
+pub use feed::{Delivery, Feed};
 pub use publish::{Outgoing, Stored};
 pub use read::{Follower, From, Page, Query, RawMessage};

@@ -1,0 +1,3 @@
+//! Integration tests: real nats-servers, real processes. One module per subject.
+
+mod hub;
