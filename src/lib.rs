@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod broker;
 pub mod exec;
+pub mod hub;
 pub mod journal;
 pub mod methods;
 pub mod model;
