@@ -13,24 +13,23 @@ fn declared(text: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Files and folders beside `root` (a `main.rs` or `mod.rs`) that it does not declare, and the same further down.
-fn unlisted(root: &Path) -> Vec<PathBuf> {
+/// What `folder` holds that `root`, the file of its module, does not declare, and the same further down.
+fn unlisted(root: &Path, folder: &Path) -> Vec<PathBuf> {
     let text = fs::read_to_string(root).unwrap_or_else(|e| panic!("{}: {e}", root.display()));
     let declared = declared(&text);
-    let folder = root.parent().unwrap();
     let mut missing = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        let inner = path.join("mod.rs");
-        let module = path.is_dir() || path.extension().is_some_and(|e| e == "rs");
-        if path == root || !module {
+        let is_module = path.is_dir() || path.extension().is_some_and(|e| e == "rs");
+        if path == root || !is_module {
             continue;
         }
-        let name = path.file_stem().unwrap().to_str().unwrap();
-        if !declared.contains(&name) {
+        if !declared.contains(&path.file_stem().unwrap().to_str().unwrap()) {
             missing.push(path);
-        } else if inner.exists() {
-            missing.extend(unlisted(&inner));
+        } else if path.is_dir() {
+            let inside = path.join("mod.rs");
+            let beside = path.with_extension("rs");
+            missing.extend(unlisted(if inside.exists() { &inside } else { &beside }, &path));
         }
     }
     missing
@@ -38,8 +37,8 @@ fn unlisted(root: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn every_file_is_listed() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/main.rs");
-    let missing = unlisted(&root);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    let missing = unlisted(&folder.join("main.rs"), &folder);
     assert!(missing.is_empty(), "no `mod` line names these: {missing:#?}");
 }
 
@@ -48,12 +47,18 @@ fn a_forgotten_file_is_found_at_any_depth() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     fs::create_dir(at("deep")).unwrap();
-    fs::write(at("main.rs"), "mod deep;\nmod known;\n// mod forgotten;\n").unwrap();
-    fs::write(at("deep/mod.rs"), "pub mod a;\n").unwrap();
-    for file in ["known.rs", "forgotten.rs", "deep/a.rs", "deep/b.rs"] {
+    fs::create_dir(at("known")).unwrap();
+    for (file, text) in [
+        ("main.rs", "mod deep;\nmod known;\n// mod forgotten;\n"),
+        ("deep/mod.rs", "pub mod a;\n"),
+        ("known.rs", "mod c;\n"),
+    ] {
+        fs::write(at(file), text).unwrap();
+    }
+    for file in ["forgotten.rs", "deep/a.rs", "deep/b.rs", "known/c.rs", "known/d.rs"] {
         fs::write(at(file), "").unwrap();
     }
-    let mut missing = unlisted(&at("main.rs"));
+    let mut missing = unlisted(&at("main.rs"), folder.path());
     missing.sort();
-    assert_eq!(missing, [at("deep/b.rs"), at("forgotten.rs")]);
+    assert_eq!(missing, [at("deep/b.rs"), at("forgotten.rs"), at("known/d.rs")]);
 }
