@@ -3,7 +3,8 @@
 //!
 //! Owns the steps. Sends and waits as any operator does, through `operator`.
 
-use super::up::{self, Part, UpError, connect, describe, find_server, in_contact, say};
+use super::error::chain;
+use super::up::{self, Part, UpError, connect, describe, find_server, in_contact, show};
 use crate::broker::Broker;
 use crate::model::config::Config;
 use crate::model::header::MsgHeaders;
@@ -61,13 +62,13 @@ pub enum DemoError {
 enum Wrong {
     #[error(transparent)]
     Up(#[from] UpError),
-    #[error("{0}")]
-    Send(SendError),
-    #[error("{0}")]
+    #[error(transparent)]
+    Send(#[from] SendError),
+    #[error(transparent)]
     Operator(#[from] OperatorError),
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
-    #[error("{0}")]
+    #[error(transparent)]
     Name(#[from] BadName),
     #[error("{0}")]
     Value(String),
@@ -80,7 +81,7 @@ pub async fn run(keep: bool, stop: CancellationToken) -> Result<bool, DemoError>
     let begin = Instant::now();
     let server =
         Server::start(server::Options::new(&found.path, folder.path().join("nats"))).await.map_err(UpError::from)?;
-    say(&format!("✓ {} at {}", describe(&found), server.url()));
+    show(&format!("✓ {} at {}", describe(&found), server.url()));
     let mut demo = Demo::start(&server, folder.path()).await?;
     let right = tokio::select! {
         right = demo.steps() => right,
@@ -88,7 +89,7 @@ pub async fn run(keep: bool, stop: CancellationToken) -> Result<bool, DemoError>
     };
     let seconds = begin.elapsed().as_secs_f64();
     if !stop.is_cancelled() {
-        say(&if right {
+        show(&if right {
             format!("✓ all of it came out right, in {seconds:.1} s")
         } else {
             format!("✗ not all of it came out right ({seconds:.1} s)")
@@ -203,12 +204,12 @@ impl Demo {
     async fn waits_for(&mut self, name: &str) -> Result<String, Wrong> {
         let node: NodeName = name.parse()?;
         self.stop_agent(&node).await?;
-        say(&format!("  {node} is stopped"));
+        show(&format!("  {node} is stopped"));
         let mut call = self.call(name, "echo better late", MsgHeaders::default()).await?;
         call.watch.read().await?;
         let state = call.watch.view().rows().next().map(|row| row.state);
         same("the state while it is down", state, Some(State::Queued))?;
-        say(&format!("  a command for it is stored as {}, and waits at the broker: queued", call.sent.id_ref()));
+        show(&format!("  a command for it is stored as {}, and waits at the broker: queued", call.sent.id_ref()));
         let back = Instant::now();
         self.start_agent(&node);
         let record = call.settled().await?;
@@ -222,7 +223,7 @@ impl Demo {
         let message = serde_json::json!({ "to": centre, "kind": "event", "method": "log", "body": TEXT });
         let inmsg = self.state_dir(node).join("inmsg.txt");
         fs::write(&inmsg, message.to_string())?;
-        say(&format!("  {message} > {node}/inmsg.txt"));
+        show(&format!("  {message} > {node}/inmsg.txt"));
         let log = self.state_dir(centre).join("log").join(node).join("default.log");
         let mut looks = interval(LOOK);
         let line = loop {
@@ -253,7 +254,7 @@ impl Demo {
         let mut watch = Watch::open(&self.broker, self.from.as_str(), &draft.id).await?;
         let deliveries = operator::send(&self.broker, &self.from, &draft, &SendOptions::default()).await;
         let delivery = deliveries.into_iter().next().ok_or_else(|| Wrong::Value("nothing was sent".to_owned()))?;
-        let sent = delivery.result.map_err(Wrong::Send)?;
+        let sent = delivery.result?;
         watch.add_sent(&sent).await?;
         Ok(Call { watch, sent })
     }
@@ -262,12 +263,12 @@ impl Demo {
     fn invite(&self, url: &str) {
         let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("edgeward"));
         let program = program.display();
-        say("\nIt stays until Ctrl-C. In another terminal:");
-        say(&format!("  {program} --server {url} run ship1,ship2 'uname -a'"));
-        say(&format!("  {program} --server {url} nodes"));
+        show("\nIt stays until Ctrl-C. In another terminal:");
+        show(&format!("  {program} --server {url} run ship1,ship2 'uname -a'"));
+        show(&format!("  {program} --server {url} nodes"));
         let inmsg = self.state_dir("ship1").join("inmsg.txt");
         let message = r#"{"to":"ship2","method":"shell","body":"date"}"#;
-        say(&format!("  echo '{message}' > {}   # its result: acks.jsonl beside it", inmsg.display()));
+        show(&format!("  echo '{message}' > {}   # its result: acks.jsonl beside it", inmsg.display()));
     }
 }
 
@@ -299,8 +300,8 @@ async fn shown(what: &str, step: impl Future<Output = Result<String, Wrong>>) ->
     let outcome = timeout(STEP, step).await;
     let outcome = outcome.unwrap_or_else(|_| Err(Wrong::Value(format!("not done within {} s", STEP.as_secs()))));
     match &outcome {
-        Ok(seen) => say(&format!("✓ {what}: {seen}")),
-        Err(wrong) => say(&format!("✗ {what}: {wrong}")),
+        Ok(seen) => show(&format!("✓ {what}: {seen}")),
+        Err(wrong) => show(&format!("✗ {what}: {}", chain(wrong))),
     }
     outcome.is_ok()
 }

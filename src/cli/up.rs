@@ -4,6 +4,8 @@
 //! Owns starting and stopping these parts in order, and bringing the broker back when it dies. Never touches what they
 //! store.
 
+use super::error::chain;
+use super::say;
 use crate::agent::{self, AgentError, Ended};
 use crate::broker::{Access, Broker, BrokerError, ConnectOptions, jitter};
 use crate::hub::{self, HubError};
@@ -137,7 +139,7 @@ async fn serve(server: &mut Server, parts: &mut [Part], config: &Config, options
         say(&format!("hub, and node {} with its state in {}", options.node, options.state_dir.display()));
         if port != USUAL_PORT {
             say(&format!("port {USUAL_PORT} is in use; in other terminals first:"));
-            say(&format!("export NATS_URL={url}"));
+            show(&format!("export NATS_URL={url}"));
         }
         say("ready; Ctrl-C ends it");
         std::future::pending().await
@@ -156,7 +158,7 @@ async fn keep_alive(server: &mut Server) -> Result<(), UpError> {
         let status = server.exited().await?;
         say(&format!("nats-server ended ({status}); starting it again"));
         while let Err(error) = server.restart().await {
-            say(&format!("{error}; trying again"));
+            say(&format!("{}; trying again", chain(&error)));
             let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
             sleep(wait / 2 + Duration::from_millis(jitter(millis / 2))).await;
             wait = (wait * 2).min(LONGEST_WAIT);
@@ -301,7 +303,7 @@ pub(super) async fn in_contact(broker: &Broker, nodes: &[NodeName], within: Dura
     if done { Ok(()) } else { Err(UpError::NoContact { nodes, within }) }
 }
 
-/// A line for whoever watches. A terminal that is gone is no reason to stop.
-pub(super) fn say(line: &str) {
+/// A line of data, on stdout. A terminal that is gone is no reason to stop.
+pub(super) fn show(line: &str) {
     let _ = writeln!(io::stdout().lock(), "{line}");
 }
