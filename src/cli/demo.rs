@@ -124,7 +124,7 @@ impl Demo {
         config.hub.store_bytes = up::half_of_free(folder)?.min(STORE);
         let config = up::local_config(&config, &server.url());
         let broker = connect(&config).await?;
-        let hub = Part::hub(&config);
+        let hub = Part::hub(&config)?;
         let mut demo =
             Demo { broker, config, folder: folder.to_owned(), from: SENDER.parse()?, hub, agents: Vec::new() };
         for node in NODES {

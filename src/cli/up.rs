@@ -7,7 +7,7 @@
 use super::error::chain;
 use super::say;
 use crate::agent::{self, AgentError, Ended};
-use crate::broker::{Access, Broker, BrokerError, ConnectOptions, jitter};
+use crate::broker::{Access, Backoff, Broker, BrokerError, ConnectOptions};
 use crate::hub::{self, HubError};
 use crate::model::config::{Config, HubConfig};
 use crate::model::name::{BadName, NodeName};
@@ -34,8 +34,10 @@ const CONTACT: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(100);
 /// The longest wait before a broker that keeps dying is started again.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// The first such wait.
+/// The bound of the first such wait.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
+/// A broker that has lived so long since its start is not one that keeps dying.
+const STEADY: Duration = Duration::from_secs(60);
 
 /// What to bring up.
 #[derive(Debug, Clone)]
@@ -119,7 +121,7 @@ pub async fn run(options: UpOptions, stop: CancellationToken) -> Result<(), UpEr
     if config.hub.store_bytes == HubConfig::default().store_bytes {
         config.hub.store_bytes = half_of_free(&folder)?;
     }
-    let mut parts = vec![Part::hub(&config), Part::agent(&config, &options.node, &options.state_dir, &options.policy)];
+    let mut parts = vec![Part::hub(&config)?, Part::agent(&config, &options.node, &options.state_dir, &options.policy)];
     let outcome = tokio::select! {
         () = stop.cancelled() => Ok(()),
         outcome = serve(&mut server, &mut parts, &config, &options) => outcome,
@@ -153,18 +155,20 @@ async fn serve(server: &mut Server, parts: &mut [Part], config: &Config, options
 
 /// Starts the broker again each time it dies; hub and agent wait for it by themselves.
 async fn keep_alive(server: &mut Server) -> Result<(), UpError> {
-    let mut wait = FIRST_WAIT;
+    let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
     loop {
         let status = server.exited().await?;
         say(&format!("nats-server ended ({status}); starting it again"));
+        // One that starts and dies at once is not started over and over without a pause either.
+        sleep(backoff.wait()).await;
         while let Err(error) = server.restart().await {
             say(&format!("{}; trying again", chain(&error)));
-            let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-            sleep(wait / 2 + Duration::from_millis(jitter(millis / 2))).await;
-            wait = (wait * 2).min(LONGEST_WAIT);
+            sleep(backoff.wait()).await;
         }
-        wait = FIRST_WAIT;
         say(&format!("nats-server is back at {}", server.url()));
+        if timeout(STEADY, server.exited()).await.is_err() {
+            backoff.reset();
+        }
     }
 }
 
@@ -177,11 +181,16 @@ pub(super) struct Part {
 
 impl Part {
     /// Starts a hub.
-    pub(super) fn hub(config: &Config) -> Part {
+    pub(super) fn hub(config: &Config) -> Result<Part, UpError> {
         let stop = CancellationToken::new();
-        let run = hub::run(hub::HubOptions { config: config.clone() }, stop.clone());
-        let task = tokio::spawn(async move { run.await.map(drop).map_err(UpError::Hub) });
-        Part { name: "the hub".to_owned(), stop, task }
+        let options = hub::HubOptions {
+            connect: connect_options(config, "edgeward hub")?,
+            config: config.hub.clone(),
+            ready: None,
+        };
+        let run = hub::run(options, stop.clone());
+        let task = tokio::spawn(async move { run.await.map_err(UpError::Hub) });
+        Ok(Part { name: "the hub".to_owned(), stop, task })
     }
 
     /// Starts a node's agent.
@@ -268,20 +277,24 @@ pub(super) fn half_of_free(folder: &Path) -> Result<u64, UpError> {
     Ok(disk.f_bavail.saturating_mul(disk.f_frsize) / 2)
 }
 
-/// A connection for looking and sending; it comes back when the broker does.
+/// A connection for looking and sending.
 pub(super) async fn connect(config: &Config) -> Result<Broker, UpError> {
-    let options = ConnectOptions {
+    Ok(Broker::connect(&connect_options(config, "edgeward")?).await?)
+}
+
+/// How to reach a broker without accounts that may be down for a moment.
+fn connect_options(config: &Config, name: &str) -> Result<ConnectOptions, UpError> {
+    Ok(ConnectOptions {
         servers: config.server.clone(),
         access: Access::Open,
         tls_ca: None,
         insecure: false,
-        name: "edgeward".to_owned(),
+        name: name.to_owned(),
         identity: None,
         names: Names::new(&config.prefix)?,
         api_prefix: None,
         keep_trying: true,
-    };
-    Ok(Broker::connect(&options).await?)
+    })
 }
 
 /// Waits until all these nodes are in contact.
