@@ -114,6 +114,8 @@ pub async fn run(options: UpOptions, stop: CancellationToken) -> Result<(), UpEr
     let mut server_options = server::Options::new(&found.path, &folder);
     server_options.port = Port::Prefer(USUAL_PORT);
     server_options.ready_within = BROKER_READY;
+    // What the broker has confirmed outlives a power cut.
+    server_options.sync_always = true;
     let mut server = Server::start(server_options).await?;
     say(&format!("{} at {}, stored in {}", describe(&found), server.url(), folder.display()));
 

@@ -3,6 +3,7 @@
 // Helpers stand outside `#[test]` functions, where these are not allowed by `clippy.toml`; a test fails by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod docs;
 mod harness;
 mod layering;
 mod listed;
