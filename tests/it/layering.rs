@@ -17,7 +17,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("methods", &["model", "exec"]),
     ("agent", &["model", "broker", "journal", "exec", "methods"]),
     ("hub", &["model", "broker"]),
-    ("operator", &["model", "broker"]),
+    // The usual kind of a method, for messages that do not say theirs.
+    ("operator", &["model", "broker", "methods"]),
     ("cli", &["model", "broker", "journal", "exec", "server", "methods", "agent", "hub", "operator"]),
 ];
 
