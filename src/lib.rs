@@ -1,6 +1,10 @@
 //! edgeward: a message-passing control plane on NATS JetStream.
 
+pub mod agent;
 pub mod broker;
 pub mod exec;
+pub mod hub;
+pub mod journal;
+pub mod methods;
 pub mod model;
 pub mod server;

@@ -4,6 +4,7 @@
 //! probe for the API's prefix. Never publishes.
 
 use super::error::BrokerError;
+use crate::model::config::Config;
 use crate::model::rights::is_sample_key;
 use crate::model::subject::Names;
 use async_nats::{Client, Event};
@@ -26,6 +27,17 @@ pub enum Access {
     Creds(PathBuf),
     /// A file with an nkey seed.
     Nkey(PathBuf),
+}
+
+impl Access {
+    /// As a configuration says.
+    pub fn from_config(config: &Config) -> Access {
+        match (&config.creds, &config.nkey) {
+            (Some(creds), _) => Access::Creds(creds.clone()),
+            (None, Some(nkey)) => Access::Nkey(nkey.clone()),
+            (None, None) => Access::Open,
+        }
+    }
 }
 
 /// How to connect.
@@ -127,12 +139,27 @@ impl Broker {
         )))
     }
 
+    /// The broker's version, once it has said so.
+    pub fn server_version(&self) -> Option<String> {
+        self.client.try_server_info().map(|info| info.version)
+    }
+
     /// The largest message that the broker takes, headers included, in bytes.
     pub fn max_payload(&self) -> usize {
         match self.client.max_payload() {
             0 => 1 << 20,
             size => size,
         }
+    }
+
+    /// The last thing that went wrong on the connection, such as a permission that is missing.
+    pub(super) fn last_error(&self) -> Option<String> {
+        self.link.borrow().last_error.clone()
+    }
+
+    /// What the broker says of itself: whether JetStream is on.
+    pub(super) fn has_jetstream(&self) -> bool {
+        self.client.server_info().jetstream
     }
 
     /// Drops the connection and makes it anew: for a link that is half open, which the client cannot see yet.
@@ -201,15 +228,8 @@ fn client_options(
 /// Full jitter under a bound that doubles up to 800 ms: soon enough for the first message to start within a second of
 /// the link's return, and ten thousand agents do not come in one instant.
 fn reconnect_delay(attempts: usize) -> Duration {
-    let bound = (50u64 << attempts.min(4)).min(800);
-    Duration::from_millis(jitter(bound))
-}
-
-/// A random number up to and including `bound`.
-fn jitter(bound: u64) -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
-    random % (bound + 1)
+    let bound = (50 << attempts.min(4)).min(800);
+    Duration::from_millis(bound).mul_f64(crate::model::jitter::fraction())
 }
 
 fn note_event(link: &watch::Sender<Link>, event: Event) {

@@ -1,9 +1,11 @@
-//! Integration tests: real processes, real nats-servers. One binary, one module per subject.
+//! The integration tests: real processes, real nats-servers on free ports, each with its own folder.
 
-// Helpers stand outside `#[test]` functions, where these are not allowed by `clippy.toml`; a test fails by panicking.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod deploy;
 mod docs;
 mod harness;
+mod hub;
 mod layering;
 mod listed;
+mod rights;
