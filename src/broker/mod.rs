@@ -10,6 +10,7 @@ mod error;
 mod publish;
 mod read;
 
+pub(crate) use connect::jitter;
 pub use connect::{Access, Broker, ConnectOptions, Link};
 pub use error::{BrokerError, PublishError};
 pub use publish::{Outgoing, Stored};
