@@ -3,4 +3,5 @@
 pub mod broker;
 pub mod exec;
 pub mod model;
+pub mod operator;
 pub mod server;
