@@ -24,6 +24,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 /// How often it reads again: node states come only by reading, and a missed record is seen after this at the latest.
 const READ_AGAIN: Duration = Duration::from_secs(2);
 
+/// When it first reads after a message was stored: until then the records that it follows are enough.
+const FIRST_READ: Duration = Duration::from_millis(100);
+
 /// How long a message that was just stored is asked for: a follower of a cluster may not have it yet.
 const SETTLE: Duration = Duration::from_secs(5);
 
@@ -34,7 +37,7 @@ pub struct Watch {
     reader: RecordReader,
     records: SelectAll<BoxStream<'static, RawMessage>>,
     link: watch::Receiver<Link>,
-    read_at: Instant,
+    read_at: Option<Instant>,
     ticks: tokio::time::Interval,
     due: bool,
 }
@@ -58,9 +61,9 @@ impl Watch {
             reader: RecordReader::new(from, id),
             records,
             link: broker.link(),
-            read_at: Instant::now(),
+            read_at: None,
             ticks,
-            due: true,
+            due: false,
         })
     }
 
@@ -78,7 +81,7 @@ impl Watch {
     pub async fn add_sent(&mut self, sent: &Sent) -> Result<(), OperatorError> {
         let message = served(&self.broker, sent).await?;
         self.view.push(message);
-        self.due = true;
+        self.ticks.reset_after(FIRST_READ);
         Ok(())
     }
 
@@ -87,8 +90,8 @@ impl Watch {
         &self.view
     }
 
-    /// When records and node states were last read.
-    pub fn read_at(&self) -> Instant {
+    /// When records and node states were last read; `None` where that has not been yet.
+    pub fn read_at(&self) -> Option<Instant> {
         self.read_at
     }
 
@@ -102,7 +105,7 @@ impl Watch {
             self.view.set_node(node, facts);
         }
         self.due = false;
-        self.read_at = Instant::now();
+        self.read_at = Some(Instant::now());
         Ok(())
     }
 
@@ -165,12 +168,8 @@ async fn served(broker: &Broker, sent: &Sent) -> Result<Message, OperatorError> 
     let mut pause = Duration::from_millis(5);
     loop {
         let answer = message_at(broker, sent.stream, sent.seq).await;
-        let waits = match &answer {
-            Ok(None) => true,
-            Err(BrokerError::Timeout { .. }) => true,
-            _ => false,
-        };
-        if waits && Instant::now() < until {
+        let not_yet = matches!(answer, Ok(None) | Err(BrokerError::Timeout { .. }));
+        if not_yet && Instant::now() < until {
             tokio::time::sleep(pause + Duration::from_millis(crate::broker::jitter(5))).await;
             pause = (pause * 2).min(Duration::from_millis(500));
             continue;
