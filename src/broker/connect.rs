@@ -4,6 +4,7 @@
 //! probe for the API's prefix. Never publishes.
 
 use super::error::BrokerError;
+use crate::model::config::Config;
 use crate::model::rights::is_sample_key;
 use crate::model::subject::Names;
 use async_nats::{Client, Event};
@@ -27,6 +28,17 @@ pub enum Access {
     Creds(PathBuf),
     /// A file with an nkey seed.
     Nkey(PathBuf),
+}
+
+impl Access {
+    /// As a configuration says.
+    pub fn from_config(config: &Config) -> Access {
+        match (&config.creds, &config.nkey) {
+            (Some(creds), _) => Access::Creds(creds.clone()),
+            (None, Some(nkey)) => Access::Nkey(nkey.clone()),
+            (None, None) => Access::Open,
+        }
+    }
 }
 
 /// How to connect.
@@ -152,6 +164,11 @@ impl Broker {
         )))
     }
 
+    /// The broker's version, once it has said so.
+    pub fn server_version(&self) -> Option<String> {
+        self.client.try_server_info().map(|info| info.version)
+    }
+
     /// The largest message that the broker takes, headers included, in bytes.
     pub fn max_payload(&self) -> usize {
         match self.client.max_payload() {
@@ -226,15 +243,8 @@ fn client_options(
 /// Full jitter under a bound that doubles up to 800 ms: soon enough for the first message to start within a second of
 /// the link's return, and ten thousand agents do not come in one instant.
 fn reconnect_delay(attempts: usize) -> Duration {
-    let bound = (50u64 << attempts.min(4)).min(800);
-    Duration::from_millis(jitter(bound))
-}
-
-/// A random number up to and including `bound`.
-pub(crate) fn jitter(bound: u64) -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
-    random % (bound + 1)
+    let bound = (50 << attempts.min(4)).min(800);
+    Duration::from_millis(bound).mul_f64(crate::model::jitter::fraction())
 }
 
 fn note_event(link: &watch::Sender<Link>, event: Event) {

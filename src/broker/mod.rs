@@ -9,9 +9,10 @@ mod convert;
 mod error;
 mod publish;
 mod read;
+mod session;
 
-pub(crate) use connect::jitter;
 pub use connect::{Access, Broker, ConnectOptions, Link};
 pub use error::{BrokerError, PublishError};
 pub use publish::{Outgoing, Stored};
 pub use read::{Follower, From, Page, Query, RawMessage};
+pub use session::{Batch, Found, Resume, Session, SessionError, Start};

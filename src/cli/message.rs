@@ -3,8 +3,10 @@
 use super::args::{TargetList, duration};
 use super::error::CliError;
 use super::quote;
+use crate::methods::Registry;
 use crate::model::header::{MsgHeaders, OnCrash, Retries};
 use crate::model::id::MessageId;
+use crate::model::infile;
 use crate::model::message::Kind;
 use crate::model::name::{LaneToken, MethodName, Sender};
 use crate::model::time::StartBy;
@@ -149,7 +151,28 @@ fn method_and_body(verb: &str, content: &ContentArgs, args: &MessageArgs) -> Res
 
 /// The messages written in a file (DESIGN §4).
 pub(super) fn drafts_in_file(path: &Path) -> Result<Vec<Draft>, CliError> {
-    Err(CliError::usage(format!("{}: messages in a file are not read yet", path.display())))
+    let bytes = if path.as_os_str() == "-" {
+        read_stdin()?
+    } else {
+        let bytes = std::fs::read(path);
+        bytes.map_err(|error| CliError::usage(format!("{}: {error}", path.display())))?.into()
+    };
+    let methods = Registry::default();
+    let read = infile::parse(&bytes, &|method| methods.kind_of(method));
+    let read = read.map_err(|error| CliError::usage(format!("{}: {error}", path.display())))?;
+    Ok(read.into_iter().map(from_file).collect())
+}
+
+fn from_file(written: infile::Draft) -> Draft {
+    let infile::Draft { to, kind, method, lane, body, headers } = written;
+    let mut draft = Draft::new(to, kind, method, body);
+    draft.lane = lane;
+    if let Some(id) = &headers.id {
+        draft.id = id.clone();
+        draft.id_given = true;
+    }
+    draft.headers = headers;
+    draft
 }
 
 fn read_stdin() -> Result<Bytes, CliError> {

@@ -27,7 +27,7 @@ pub enum Format {
 /// A table without lines: columns, two spaces between them.
 pub(super) fn table(head: &[&str]) -> Table {
     let mut table = Table::new();
-    table.set_style(presets::NOTHING).set_header(head.iter().copied());
+    table.load_style(presets::NOTHING).set_header(head.iter().copied());
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }

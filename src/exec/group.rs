@@ -6,7 +6,8 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use tokio::time::{Instant, sleep};
 
-use super::proc::{self, Process, Started};
+use super::proc::{self, Process};
+use crate::model::process::Started;
 
 /// How long the kernel is given to end what got KILL; only a hung system call takes longer.
 pub(super) const KILL_WAIT: Duration = Duration::from_secs(2);

@@ -6,7 +6,8 @@ use std::time::Duration;
 use rustix::process::{Pid, getpgrp};
 
 use super::group;
-use super::proc::{self, Process, Started};
+use super::proc::{self, Process};
+use crate::model::process::Started;
 
 /// An environment variable, set through `Spec::env`, that tells the processes of one run from all
 /// others. A child that clears its environment loses it.

@@ -28,9 +28,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+pub use crate::model::process::Started;
 pub use capture::Captured;
 pub use leftover::{Leftover, Marker, find_marked, kill_leftover};
-pub use proc::{Started, boot_id};
+pub use proc::boot_id;
 pub use running::Running;
 
 /// What to run.

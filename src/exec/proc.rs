@@ -1,19 +1,10 @@
 //! What `/proc` tells of processes. Reads only; without a `/proc` it knows of none.
 
+use crate::model::process::Started;
 use std::fs;
 use std::sync::OnceLock;
 
 use rustix::process::{Pid, getpid};
-
-/// Names one process within one boot of the host: a pid alone may be used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Started {
-    /// Process id.
-    pub pid: u32,
-    /// When the kernel started it, in clock ticks since boot (field 22 of `/proc/PID/stat`); 0
-    /// where the system does not tell.
-    pub start_time: u64,
-}
 
 /// The id of this boot of the host, if the system tells: [`Started`] is of no use in another.
 #[must_use]

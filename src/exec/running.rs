@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::capture::Recorder;
 use super::leader::Leader;
-use super::proc::Started;
 use super::user::Account;
 use super::{Captured, Cut, Exit, Limits, SpawnError, Spec, Stdin, command, group, proc};
+use crate::model::process::Started;
 
 /// Bytes asked for at once; on the stack, so that a quiet run holds no buffer.
 const READ_SIZE: usize = 16 * 1024;

@@ -79,11 +79,11 @@ pub struct Rejected {
 }
 
 /// Judges a stored message.
-pub fn admit(message: &StoredMessage, rules: &Rules<'_>) -> Result<Admitted, Rejected> {
+pub fn admit(message: &StoredMessage, rules: &Rules<'_>) -> Result<Admitted, Box<Rejected>> {
     let subject = rules.names.parse_message(&message.subject);
     let reject = |error: RecordError| {
         let loose = rules.names.read_loosely(&message.subject);
-        Rejected {
+        Box::new(Rejected {
             at: message.at,
             id: id_of(&message.headers, message.at),
             from: loose.from,
@@ -91,7 +91,7 @@ pub fn admit(message: &StoredMessage, rules: &Rules<'_>) -> Result<Admitted, Rej
             kind: loose.kind,
             lane: subject.as_ref().ok().and_then(|s| s.lane.as_ref()).map(ToString::to_string),
             error,
-        }
+        })
     };
     if let Some(header) = message.headers.from_broker() {
         let text = format!("carries `{header}`, which only the broker writes: somebody had it store an answer");
@@ -204,7 +204,7 @@ mod tests {
         }
     }
 
-    fn judge(subject: &str, headers: &[(&str, &str)], body: &[u8], policy: &Policy) -> Result<Admitted, Rejected> {
+    fn judge(subject: &str, headers: &[(&str, &str)], body: &[u8], policy: &Policy) -> Result<Admitted, Box<Rejected>> {
         let message = StoredMessage {
             at: MsgRef { stream: StreamKind::Commands, seq: StreamSeq(3), stored_at: Timestamp::from_nanos(0) },
             subject: subject.to_owned(),
@@ -223,7 +223,8 @@ mod tests {
 
     #[test]
     fn each_fault_has_its_code() {
-        let cases: [(&str, &[(&str, &str)], &[u8], Code); 11] = [
+        type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [u8], Code);
+        let cases: [Case<'_>; 11] = [
             ("fleet.msg.n1.command.ops.shell.a.b", &[], b"x", Code::BadSubject),
             ("fleet.msg.n2.command.ops.shell", &[], b"x", Code::BadSubject),
             ("fleet.msg.@web.command.ops.shell", &[], b"x", Code::UnknownGroup),

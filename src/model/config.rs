@@ -130,7 +130,10 @@ pub struct Sources {
 }
 
 /// Variables with our prefix that are not configuration keys.
-const NOT_KEYS: [&str; 3] = ["EDGEWARD_CONFIG", "EDGEWARD_LOG", "EDGEWARD_CACHE"];
+const NOT_KEYS: [&str; 4] = ["EDGEWARD_CONFIG", "EDGEWARD_LOG", "EDGEWARD_CACHE", "EDGEWARD_RUN"];
+
+/// What a command's script is told of its message begins so; a tool of ours called in it must not take it for its own.
+const MESSAGE_VARIABLES: &str = "EDGEWARD_MSG_";
 
 /// What is wrong with a configuration: one text that names the place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -146,7 +149,9 @@ impl Config {
             toml::from_str::<Config>(text).map_err(|e| BadConfig(format!("{name}: {}", e.to_string().trim_end())))?;
             layers = layers.add_source(config::File::from_str(text, FileFormat::Toml));
         }
-        let ours = |(name, _): &(&String, &String)| name.starts_with("EDGEWARD_") && !NOT_KEYS.contains(&name.as_str());
+        let ours = |(name, _): &(&String, &String)| {
+            name.starts_with("EDGEWARD_") && !name.starts_with(MESSAGE_VARIABLES) && !NOT_KEYS.contains(&name.as_str())
+        };
         let env: HashMap<String, String> =
             sources.env.iter().filter(ours).map(|(n, v)| (n.clone(), v.clone())).collect();
         let env = Environment::with_prefix("EDGEWARD").prefix_separator("_").separator("__").source(Some(env));

@@ -12,10 +12,6 @@ use super::name::{MethodName, Sender};
 use super::subject::LaneKey;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-/// The journal's key of a lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LaneId(pub i64);
-
 /// The journal's key of a message: rows are numbered in the order in which they were taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RowId(pub i64);
@@ -23,7 +19,6 @@ pub struct RowId(pub i64);
 /// What the scheduler knows of one lane.
 #[derive(Debug, Clone)]
 struct Lane {
-    key: LaneKey,
     depth: u64,
     head: RowId,
     activity: Activity,
@@ -40,8 +35,8 @@ enum Activity {
 /// All lanes of a node that have something in them.
 #[derive(Debug, Clone)]
 pub struct Lanes {
-    lanes: HashMap<LaneId, Lane>,
-    ready: HashMap<Sender, BTreeSet<(RowId, LaneId)>>,
+    lanes: HashMap<LaneKey, Lane>,
+    ready: HashMap<Sender, BTreeSet<(RowId, LaneKey)>>,
     running: HashMap<Sender, usize>,
     total_running: usize,
     limit: usize,
@@ -65,69 +60,74 @@ impl Lanes {
     }
 
     /// One more message stands at the end of a lane (or is its head, where the lane was empty).
-    pub fn push(&mut self, id: LaneId, key: &LaneKey, row: RowId) {
-        self.push_many(id, key, row, 1);
+    pub fn push(&mut self, key: &LaneKey, row: RowId) {
+        self.push_many(key, row, 1);
     }
 
     /// `count` more messages stand at the end of a lane, `first` the first of them.
-    pub fn push_many(&mut self, id: LaneId, key: &LaneKey, first: RowId, count: u64) {
-        if let Some(lane) = self.lanes.get_mut(&id) {
+    pub fn push_many(&mut self, key: &LaneKey, first: RowId, count: u64) {
+        if let Some(lane) = self.lanes.get_mut(key) {
             lane.depth += count;
             return;
         }
-        self.lanes.insert(id, Lane { key: key.clone(), depth: count, head: first, activity: Activity::Idle });
-        self.refresh(id);
+        self.lanes.insert(key.clone(), Lane { depth: count, head: first, activity: Activity::Idle });
+        self.refresh(key);
     }
 
     /// True where this lane has nothing in it, so that a new message of it could start at once.
-    pub fn is_empty_lane(&self, id: LaneId) -> bool {
-        !self.lanes.contains_key(&id)
+    pub fn is_empty_lane(&self, key: &LaneKey) -> bool {
+        !self.lanes.contains_key(key)
     }
 
     /// Takes the lane whose head starts next; its head counts as running from here. `None` where none may start.
-    pub fn next_start(&mut self) -> Option<(LaneId, RowId)> {
+    pub fn next_start(&mut self) -> Option<(LaneKey, RowId)> {
         if self.total_running >= self.limit {
             return None;
         }
-        let sender = self
-            .ready
-            .iter()
-            .filter_map(|(sender, lanes)| {
-                lanes.first().map(|first| (self.running.get(sender).copied().unwrap_or(0), first, sender))
-            })
-            .min()?
-            .2
-            .clone();
-        let (row, id) = self.ready.get(&sender)?.first().copied()?;
-        self.set_activity(id, Activity::Running);
-        Some((id, row))
+        let runs = |sender: &Sender| self.running.get(sender).copied().unwrap_or(0);
+        let first = |(sender, lanes): (&Sender, &BTreeSet<(RowId, LaneKey)>)| {
+            lanes.first().map(|(row, key)| (runs(sender), *row, key.clone()))
+        };
+        let (_, row, key) = self.ready.iter().filter_map(first).min()?;
+        self.set_activity(&key, Activity::Running);
+        Some((key, row))
+    }
+
+    /// True where `more` messages may start beside those that run.
+    pub fn has_room_for(&self, more: usize) -> bool {
+        self.total_running + more <= self.limit
+    }
+
+    /// The head of this lane has begun: it was alone in its lane and started as it was taken.
+    pub fn start(&mut self, key: &LaneKey) {
+        self.set_activity(key, Activity::Running);
     }
 
     /// The head of a lane is terminal. `next` is the new head, as the journal tells; `None` empties the lane.
-    pub fn finished(&mut self, id: LaneId, next: Option<RowId>) {
-        self.set_activity(id, Activity::Idle);
-        self.drop_ready(id);
-        match (self.lanes.get_mut(&id), next) {
+    pub fn finished(&mut self, key: &LaneKey, next: Option<RowId>) {
+        self.set_activity(key, Activity::Idle);
+        self.drop_ready(key);
+        match (self.lanes.get_mut(key), next) {
             (Some(lane), Some(row)) => {
                 lane.depth = lane.depth.saturating_sub(1).max(1);
                 lane.head = row;
-                self.refresh(id);
+                self.refresh(key);
             }
             _ => {
-                self.lanes.remove(&id);
+                self.lanes.remove(key);
             }
         }
     }
 
     /// The head of a lane goes back to wait for its next try; it keeps its place.
-    pub fn waiting(&mut self, id: LaneId) {
-        self.set_activity(id, Activity::Waiting);
+    pub fn waiting(&mut self, key: &LaneKey) {
+        self.set_activity(key, Activity::Waiting);
     }
 
     /// The wait of a lane's head is over.
-    pub fn wait_over(&mut self, id: LaneId) {
-        if self.lanes.get(&id).is_some_and(|lane| lane.activity == Activity::Waiting) {
-            self.set_activity(id, Activity::Idle);
+    pub fn wait_over(&mut self, key: &LaneKey) {
+        if self.lanes.get(key).is_some_and(|lane| lane.activity == Activity::Waiting) {
+            self.set_activity(key, Activity::Idle);
         }
     }
 
@@ -135,6 +135,11 @@ impl Lanes {
     pub fn hold(&mut self, held: bool) {
         self.held = held;
         self.refresh_all();
+    }
+
+    /// True while commands are held back.
+    pub fn is_held(&self) -> bool {
+        self.held
     }
 
     /// Stops a process: its messages stay queued. Or starts it again.
@@ -164,55 +169,54 @@ impl Lanes {
 
     /// Every lane: its key, depth, head, and whether the head runs.
     pub fn iter(&self) -> impl Iterator<Item = (&LaneKey, u64, RowId, bool)> {
-        self.lanes.values().map(|lane| (&lane.key, lane.depth, lane.head, lane.activity == Activity::Running))
+        self.lanes.iter().map(|(key, lane)| (key, lane.depth, lane.head, lane.activity == Activity::Running))
     }
 
-    fn set_activity(&mut self, id: LaneId, activity: Activity) {
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
+    fn set_activity(&mut self, key: &LaneKey, activity: Activity) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
         let was = std::mem::replace(&mut lane.activity, activity);
-        let from = lane.key.from.clone();
         match (was == Activity::Running, activity == Activity::Running) {
             (false, true) => {
-                *self.running.entry(from).or_default() += 1;
+                *self.running.entry(key.from.clone()).or_default() += 1;
                 self.total_running += 1;
             }
             (true, false) => {
                 self.total_running = self.total_running.saturating_sub(1);
-                if let Some(count) = self.running.get_mut(&from) {
+                if let Some(count) = self.running.get_mut(&key.from) {
                     *count = count.saturating_sub(1);
                     if *count == 0 {
-                        self.running.remove(&from);
+                        self.running.remove(&key.from);
                     }
                 }
             }
             _ => {}
         }
-        self.refresh(id);
+        self.refresh(key);
     }
 
     fn refresh_all(&mut self) {
-        let ids: Vec<LaneId> = self.lanes.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.refresh(id));
+        let keys: Vec<LaneKey> = self.lanes.keys().cloned().collect();
+        keys.iter().for_each(|key| self.refresh(key));
     }
 
     /// Puts a lane among the ready ones, or takes it out, as its state says.
-    fn refresh(&mut self, id: LaneId) {
-        let Some(lane) = self.lanes.get(&id) else { return };
-        let held = self.held && lane.key.kind == Kind::Command;
-        let ready = lane.activity == Activity::Idle && !held && !self.stopped.contains(&lane.key.method);
+    fn refresh(&mut self, key: &LaneKey) {
+        let Some(lane) = self.lanes.get(key) else { return };
+        let held = self.held && key.kind == Kind::Command;
+        let ready = lane.activity == Activity::Idle && !held && !self.stopped.contains(&key.method);
         if ready {
-            self.ready.entry(lane.key.from.clone()).or_default().insert((lane.head, id));
+            self.ready.entry(key.from.clone()).or_default().insert((lane.head, key.clone()));
         } else {
-            self.drop_ready(id);
+            self.drop_ready(key);
         }
     }
 
-    fn drop_ready(&mut self, id: LaneId) {
-        let Some(lane) = self.lanes.get(&id) else { return };
-        if let Some(lanes) = self.ready.get_mut(&lane.key.from) {
-            lanes.remove(&(lane.head, id));
+    fn drop_ready(&mut self, key: &LaneKey) {
+        let Some(lane) = self.lanes.get(key) else { return };
+        if let Some(lanes) = self.ready.get_mut(&key.from) {
+            lanes.remove(&(lane.head, key.clone()));
             if lanes.is_empty() {
-                self.ready.remove(&lane.key.from);
+                self.ready.remove(&key.from);
             }
         }
     }
@@ -249,11 +253,11 @@ mod tests {
     fn senders_share_what_may_run() {
         let mut lanes = Lanes::new(2);
         for lane in 0..10 {
-            lanes.push(LaneId(i64::from(lane)), &key(1, lane), RowId(i64::from(lane)));
+            lanes.push(&key(1, lane), RowId(i64::from(lane)));
         }
-        lanes.push(LaneId(99), &key(2, 0), RowId(1000));
-        assert_eq!(lanes.next_start(), Some((LaneId(0), RowId(0))));
-        assert_eq!(lanes.next_start(), Some((LaneId(99), RowId(1000))), "the other sender is not behind ten lanes");
+        lanes.push(&key(2, 0), RowId(1000));
+        assert_eq!(lanes.next_start(), Some((key(1, 0), RowId(0))));
+        assert_eq!(lanes.next_start(), Some((key(2, 0), RowId(1000))), "the other sender is not behind ten lanes");
         assert_eq!(lanes.next_start(), None);
     }
 
@@ -261,13 +265,13 @@ mod tests {
     fn held_commands_and_stopped_processes_wait() {
         let mut lanes = Lanes::new(8);
         lanes.hold(true);
-        lanes.push(LaneId(1), &key(1, 1), RowId(1));
+        lanes.push(&key(1, 1), RowId(1));
         assert_eq!(lanes.next_start(), None);
         lanes.hold(false);
         lanes.set_stopped(&"shell".parse().unwrap(), true);
         assert_eq!(lanes.next_start(), None);
         lanes.set_stopped(&"shell".parse().unwrap(), false);
-        assert_eq!(lanes.next_start(), Some((LaneId(1), RowId(1))));
+        assert_eq!(lanes.next_start(), Some((key(1, 1), RowId(1))));
     }
 
     #[derive(Debug, Clone)]
@@ -298,26 +302,25 @@ mod tests {
         #[test]
         fn lanes_start_in_order_and_none_is_lost(acts in acts()) {
             let mut lanes = Lanes::new(3);
-            let mut queues: BTreeMap<i64, VecDeque<i64>> = BTreeMap::new();
-            let mut running: Vec<(LaneId, RowId)> = Vec::new();
+            let mut queues: BTreeMap<LaneKey, VecDeque<i64>> = BTreeMap::new();
+            let mut running: Vec<(LaneKey, RowId)> = Vec::new();
             let (mut row, mut pushed, mut done) = (0, 0, 0);
-            let finish = |lanes: &mut Lanes, queues: &mut BTreeMap<i64, VecDeque<i64>>, (id, row): (LaneId, RowId)| {
-                let queue = queues.get_mut(&id.0).unwrap();
-                assert_eq!(queue.pop_front(), Some(row.0));
-                lanes.finished(id, queue.front().map(|r| RowId(*r)));
+            let finish = |lanes: &mut Lanes, queues: &mut BTreeMap<LaneKey, VecDeque<i64>>, one: (LaneKey, RowId)| {
+                let queue = queues.get_mut(&one.0).unwrap();
+                assert_eq!(queue.pop_front(), Some(one.1.0));
+                lanes.finished(&one.0, queue.front().map(|r| RowId(*r)));
             };
             for act in acts {
                 match act {
                     Act::Push(s, l) => {
                         row += 1;
                         pushed += 1;
-                        let id = i64::from(s) * 10 + i64::from(l);
-                        lanes.push(LaneId(id), &key(s, l), RowId(row));
-                        queues.entry(id).or_default().push_back(row);
+                        lanes.push(&key(s, l), RowId(row));
+                        queues.entry(key(s, l)).or_default().push_back(row);
                     }
                     Act::Start => {
                         if let Some((id, row)) = lanes.next_start() {
-                            prop_assert_eq!(queues[&id.0].front(), Some(&row.0));
+                            prop_assert_eq!(queues[&id].front(), Some(&row.0));
                             prop_assert!(running.iter().all(|(other, _)| *other != id));
                             running.push((id, row));
                             prop_assert!(running.len() <= 3);
@@ -330,16 +333,16 @@ mod tests {
                     }
                     Act::Retry(at) if !running.is_empty() => {
                         let (id, _) = running.remove(at % running.len());
-                        lanes.waiting(id);
+                        lanes.waiting(&id);
                     }
-                    Act::WaitOver(s, l) => lanes.wait_over(LaneId(i64::from(s) * 10 + i64::from(l))),
+                    Act::WaitOver(s, l) => lanes.wait_over(&key(s, l)),
                     Act::Hold(held) => lanes.hold(held),
                     Act::Finish(_) | Act::Retry(_) => {}
                 }
                 prop_assert_eq!(lanes.running(), running.len());
             }
             lanes.hold(false);
-            queues.keys().for_each(|id| lanes.wait_over(LaneId(*id)));
+            queues.keys().for_each(|id| lanes.wait_over(id));
             loop {
                 while let Some(one) = lanes.next_start() {
                     running.push(one);

@@ -3,9 +3,11 @@
 //! Owns headers and dedup keys of what our tools send, repeating until the broker answers, and what a duplicate means.
 //! Never waits for what becomes of it.
 
-use crate::broker::{Broker, BrokerError, Outgoing, PublishError, jitter};
+use crate::broker::{Broker, BrokerError, Outgoing, PublishError};
+use crate::methods::Registry;
 use crate::model::header::{MsgHeaders, RawHeaders, names};
 use crate::model::id::{IdRef, MessageId, StreamSeq};
+use crate::model::jitter::Backoff;
 use crate::model::message::{Kind, StreamKind};
 use crate::model::name::{LaneToken, MethodName, Sender, Target};
 use crate::model::subject::{MsgSubject, Names};
@@ -72,12 +74,9 @@ impl Draft {
     }
 }
 
-/// The kind that a method's messages have, where nothing else says so.
+/// The kind that a method's messages have: what this release knows of it, else command.
 pub fn usual_kind(method: &MethodName) -> Kind {
-    match method.as_str() {
-        "log" => Kind::Event,
-        _ => Kind::Command,
-    }
+    Registry::default().kind_of(method.as_str()).unwrap_or(Kind::Command)
 }
 
 /// How to send.
@@ -218,7 +217,7 @@ async fn publish_until(
     message: &Outgoing,
     until: Instant,
 ) -> Result<crate::broker::Stored, SendError> {
-    let mut bound = 50;
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
     loop {
         let error = tokio::select! {
             published = broker.publish(message, ONE_TRY) => match published {
@@ -240,8 +239,7 @@ async fn publish_until(
         if Instant::now() >= until {
             return Err(SendError::Unknown);
         }
-        tokio::time::sleep(Duration::from_millis(jitter(bound))).await;
-        bound = (bound * 2).min(1000);
+        tokio::time::sleep(backoff.next_wait()).await;
     }
 }
 

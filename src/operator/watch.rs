@@ -10,8 +10,9 @@ use super::nodes::{statuses, stream_facts};
 use super::records::{CLASSES, RecordReader};
 use super::send::Sent;
 use super::view::{Behind, View};
-use crate::broker::{Broker, BrokerError, Link, RawMessage};
-use crate::model::id::MessageId;
+use crate::broker::{Broker, BrokerError, Follower, Link, RawMessage};
+use crate::model::id::{IdRef, MessageId};
+use crate::model::jitter::Backoff;
 use crate::model::record::Record;
 use crate::model::subject::{RecordClass, RecordStream, RecordSubject};
 use crate::model::time::Timestamp;
@@ -49,7 +50,7 @@ impl Watch {
         for class in CLASSES {
             let pattern = broker.names().record_pattern(class, from, id.as_str());
             let follower = broker.follow(&pattern).await?;
-            let next = |mut follower: crate::broker::Follower| async { follower.next().await.map(|m| (m, follower)) };
+            let next = |mut follower: Follower| async { follower.next().await.map(|m| (m, follower)) };
             records.push(stream::unfold(follower, next).boxed());
         }
         let mut ticks = tokio::time::interval(READ_AGAIN);
@@ -165,16 +166,15 @@ impl Watch {
 /// The message as the broker serves it; right after storing, a cluster may need a moment.
 async fn served(broker: &Broker, sent: &Sent) -> Result<Message, OperatorError> {
     let until = Instant::now() + SETTLE;
-    let mut pause = Duration::from_millis(5);
+    let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(500));
     loop {
         let answer = message_at(broker, sent.stream, sent.seq).await;
         let not_yet = matches!(answer, Ok(None) | Err(BrokerError::Timeout { .. }));
         if not_yet && Instant::now() < until {
-            tokio::time::sleep(pause + Duration::from_millis(crate::broker::jitter(5))).await;
-            pause = (pause * 2).min(Duration::from_millis(500));
+            tokio::time::sleep(backoff.next_wait()).await;
             continue;
         }
-        let id = crate::model::id::IdRef::Stored(sent.stream, sent.seq);
+        let id = IdRef::Stored(sent.stream, sent.seq);
         return answer?.ok_or(OperatorError::NotFound { id, back: None });
     }
 }

@@ -1,0 +1,336 @@
+//! The dispatcher: it owns the lanes, takes arrivals into the journal, and starts what may start.
+//!
+//! One task, one queue of events; what takes time runs elsewhere and comes back as an event:
+//!
+//! ```text
+//! arrived (intake)   → judge → one commit: taken, and begun where the lane is free → answer intake → workers
+//! over (worker)      → the lane's next head may start
+//! try again (worker) → the lane waits, then its head may start again
+//! hold (intake)      → commands wait until the session has caught up
+//! stop               → nothing starts any more; ends when all workers have
+//! ```
+//!
+//! Never runs a handler and never publishes.
+
+use super::control;
+use super::node::Node;
+use super::reports::Times;
+use super::worker::{self, Begun};
+use crate::journal::{Arrival, Door, JournalError, Key, Taken};
+use crate::model::admit::{Admitted, Rejected};
+use crate::model::lanes::{Lanes, RowId};
+use crate::model::message::{Kind, StoredMessage};
+use crate::model::node::{LaneFacts, ProcessFacts};
+use crate::model::record::{By, Outcome};
+use crate::model::state::State;
+use crate::model::subject::LaneKey;
+use crate::model::time::Timestamp;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Events that may wait; workers and intake wait when it is full.
+const QUEUE: usize = 256;
+
+/// Lanes that `status` tells at most.
+const LANES_SHOWN: usize = 32;
+
+/// What the dispatcher is told.
+pub(crate) enum Event {
+    /// Messages of one stream, in order. The answer comes when they are durable.
+    Arrived { messages: Vec<StoredMessage>, answer: oneshot::Sender<Result<(), JournalError>> },
+    /// The head of a lane is terminal.
+    Over { lane: LaneKey, next: Option<RowId> },
+    /// The head of a lane is tried again after a while.
+    TryAgain { lane: LaneKey, wait: Duration },
+    /// The wait is over.
+    WaitOver { lane: LaneKey },
+    /// Commands wait, or need not any more.
+    Hold(bool),
+    /// What is there, for `status`.
+    Facts(oneshot::Sender<Facts>),
+}
+
+/// What `status` tells of lanes and processes.
+#[derive(Debug, Default)]
+pub(crate) struct Facts {
+    pub(crate) lanes: Vec<(LaneFacts, RowId)>,
+    pub(crate) processes: Vec<ProcessFacts>,
+}
+
+/// The way to the dispatcher.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    events: mpsc::Sender<Event>,
+}
+
+impl Handle {
+    /// Tells the dispatcher; `false` when it has ended.
+    pub(crate) async fn tell(&self, event: Event) -> bool {
+        self.events.send(event).await.is_ok()
+    }
+
+    /// Hands over messages of one stream, in order; returns when they are durable.
+    pub(crate) async fn arrived(&self, messages: Vec<StoredMessage>) -> Result<(), JournalError> {
+        let (answer, answered) = oneshot::channel();
+        if !self.tell(Event::Arrived { messages, answer }).await {
+            return Err(JournalError::Closed);
+        }
+        answered.await.unwrap_or(Err(JournalError::Closed))
+    }
+
+    /// What is there.
+    pub(crate) async fn facts(&self) -> Facts {
+        let (answer, answered) = oneshot::channel();
+        self.tell(Event::Facts(answer)).await;
+        answered.await.unwrap_or_default()
+    }
+}
+
+/// The dispatcher.
+pub(crate) struct Dispatcher {
+    node: Arc<Node>,
+    lanes: Lanes,
+    events: mpsc::Receiver<Event>,
+    handle: Handle,
+    workers: TaskTracker,
+    /// Ends running work.
+    cut: CancellationToken,
+}
+
+impl Dispatcher {
+    /// A dispatcher with the lanes that the journal holds. `cut` ends running work.
+    pub(crate) async fn load(node: Arc<Node>, cut: CancellationToken) -> Result<(Dispatcher, Handle), JournalError> {
+        let (sender, events) = mpsc::channel(QUEUE);
+        let handle = Handle { events: sender };
+        let mut lanes = Lanes::new(node.config.agent.max_running);
+        for (key, head, count) in node.journal.open_lanes().await? {
+            lanes.push_many(&key, head, count);
+        }
+        let dispatcher = Dispatcher { node, lanes, events, handle: handle.clone(), workers: TaskTracker::new(), cut };
+        Ok((dispatcher, handle))
+    }
+
+    /// Runs until `stop`, then until all workers have ended.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut stopping = false;
+        self.start_what_may();
+        loop {
+            let event = tokio::select! {
+                biased;
+                () = stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    self.workers.close();
+                    continue;
+                }
+                // Whoever still works must be able to tell so: the queue is served until the last one has ended.
+                () = self.workers.wait(), if stopping => return,
+                event = self.events.recv() => event,
+            };
+            let Some(event) = event else { return };
+            self.take(event, stopping).await;
+            if !stopping {
+                self.start_what_may();
+            }
+        }
+    }
+
+    async fn take(&mut self, event: Event, stopping: bool) {
+        match event {
+            Event::Arrived { messages, answer } => {
+                let taken = if stopping { Err(JournalError::Closed) } else { self.arrived(messages).await };
+                // Intake may have given up waiting; then it asks the broker again.
+                drop(answer.send(taken));
+            }
+            Event::Over { lane, next } => self.lanes.finished(&lane, next),
+            Event::TryAgain { lane, wait } => {
+                self.lanes.waiting(&lane);
+                self.wait_then_try(lane, wait);
+            }
+            Event::WaitOver { lane } => self.lanes.wait_over(&lane),
+            Event::Hold(held) => {
+                tracing::debug!(held, "commands");
+                self.lanes.hold(held);
+            }
+            Event::Facts(answer) => drop(answer.send(self.facts())),
+        }
+    }
+
+    fn wait_then_try(&self, lane: LaneKey, wait: Duration) {
+        let (handle, cut) = (self.handle.clone(), self.cut.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = cut.cancelled() => {}
+                () = tokio::time::sleep(wait) => {
+                    handle.tell(Event::WaitOver { lane }).await;
+                }
+            }
+        });
+    }
+
+    /// Judges messages and takes them in one commit; those whose lane is free begin in it.
+    async fn arrived(&mut self, messages: Vec<StoredMessage>) -> Result<(), JournalError> {
+        let now = self.node.clock.now();
+        let mut judged: Vec<Judged> = Vec::with_capacity(messages.len());
+        let mut lanes_here: HashSet<LaneKey> = HashSet::new();
+        let mut starting = 0;
+        let arrivals = messages
+            .into_iter()
+            .map(|message| {
+                let (arrival, verdict) = self.judge(message, now, &mut lanes_here, &mut starting);
+                judged.push(verdict);
+                arrival
+            })
+            .collect();
+        let taken = self.node.journal.take(arrivals, now).await?;
+        for (verdict, taken) in judged.into_iter().zip(taken) {
+            self.took(verdict, taken, now);
+        }
+        Ok(())
+    }
+
+    fn judge(
+        &self,
+        message: StoredMessage,
+        now: Timestamp,
+        lanes_here: &mut HashSet<LaneKey>,
+        starting: &mut usize,
+    ) -> (Arrival, Judged) {
+        let admitted = match self.node.admit(&message) {
+            Ok(admitted) => admitted,
+            Err(rejected) => return (self.refused(message, *rejected, now), Judged::Over),
+        };
+        if admitted.subject.kind == Kind::Control {
+            return (self.control(message, admitted, now), Judged::Control);
+        }
+        let lane = admitted.subject.lane_key();
+        let is_free = self.lanes.is_empty_lane(&lane) && lanes_here.insert(lane.clone());
+        if is_free && let Some(outcome) = worker::overdue(&admitted, now) {
+            let times = Times { received: now, started: None, finished: Some(now) };
+            let reports = self.node.terminal(&admitted, 0, times, &outcome);
+            let door = Door::Over { state: outcome.state, reports, remember: Vec::new() };
+            return (self.arrival(message, &admitted, door, now), Judged::Over);
+        }
+        let held = self.lanes.is_held() && lane.kind == Kind::Command;
+        let start = is_free && !held && self.lanes.has_room_for(*starting + 1);
+        *starting += usize::from(start);
+        let begun = start.then(|| Begun {
+            message: admitted.clone(),
+            body: message.body.clone(),
+            attempt: 1,
+            received_at: now,
+            started_at: now,
+        });
+        let door = Door::Queue { lane: lane.clone(), start };
+        (self.arrival(message, &admitted, door, now), Judged::Queued { lane, begun: begun.map(Box::new) })
+    }
+
+    fn arrival(&self, message: StoredMessage, admitted: &Admitted, door: Door, now: Timestamp) -> Arrival {
+        let node = Arc::clone(&self.node);
+        let times = Times { received: now, started: None, finished: None };
+        let record = self.node.filled(admitted, 0, times, State::Duplicate);
+        Arrival {
+            id: admitted.id.clone(),
+            from: admitted.subject.from.to_string(),
+            kind: Some(admitted.subject.kind),
+            message,
+            door,
+            if_copy: Box::new(move |first| vec![node.copy(record, first)]),
+        }
+    }
+
+    fn refused(&self, message: StoredMessage, rejected: Rejected, now: Timestamp) -> Arrival {
+        let reports = self.node.refusal(&rejected, now);
+        let node = Arc::clone(&self.node);
+        let record = rejected.record(&self.node.names, self.node.name.as_str(), State::Duplicate, By::Node);
+        Arrival {
+            id: rejected.id,
+            from: rejected.from,
+            kind: rejected.kind,
+            message,
+            door: Door::Over { state: State::Refused, reports, remember: Vec::new() },
+            if_copy: Box::new(move |first| vec![node.copy(record, first)]),
+        }
+    }
+
+    fn control(&self, message: StoredMessage, admitted: Admitted, now: Timestamp) -> Arrival {
+        let change = control::change(admitted.subject.method.as_str(), &message.body);
+        let times = Times { received: now, started: Some(now), finished: Some(now) };
+        let mut reports = self.node.terminal(&admitted, 1, times, &Outcome::succeeded());
+        reports.extend(change.reports);
+        let door = Door::Over { state: State::Succeeded, reports, remember: change.remember };
+        self.arrival(message, &admitted, door, now)
+    }
+
+    fn took(&mut self, verdict: Judged, taken: Taken, now: Timestamp) {
+        match (verdict, taken) {
+            (Judged::Queued { lane, begun }, Taken::New(row)) => {
+                self.lanes.push(&lane, row);
+                if let Some(begun) = begun {
+                    self.lanes.start(&lane);
+                    self.spawn(lane, row, Some(Begun { started_at: now, ..*begun }));
+                }
+            }
+            (Judged::Control, _) => {
+                self.node.wakes.ring(crate::journal::Class::Ack);
+                self.node.wakes.ring(crate::journal::Class::Result);
+                self.node.wakes.events.notify_one();
+            }
+            (Judged::Over, _) | (_, Taken::Copy(_)) => {
+                self.node.wakes.ring(crate::journal::Class::Ack);
+                self.node.wakes.ring(crate::journal::Class::Error);
+            }
+            (Judged::Queued { .. }, Taken::Known) => {}
+        }
+    }
+
+    fn start_what_may(&mut self) {
+        while let Some((lane, row)) = self.lanes.next_start() {
+            self.spawn(lane, row, None);
+        }
+    }
+
+    fn spawn(&self, lane: LaneKey, row: RowId, begun: Option<Begun>) {
+        let (node, handle, cut) = (Arc::clone(&self.node), self.handle.clone(), self.cut.child_token());
+        self.workers.spawn(async move {
+            let end = worker::work(node, &lane, row, begun, cut).await;
+            handle.tell(end.into_event(lane)).await;
+        });
+    }
+
+    fn facts(&self) -> Facts {
+        let mut lanes: Vec<_> = self.lanes.iter().collect();
+        lanes.sort_by_key(|(_, depth, head, _)| (std::cmp::Reverse(*depth), *head));
+        let shown = lanes.iter().take(LANES_SHOWN).map(|(key, depth, head, running)| {
+            let facts =
+                LaneFacts { lane: key.to_string(), depth: *depth, head: None, head_stored_at: None, running: *running };
+            (facts, *head)
+        });
+        let running =
+            |name: &str| lanes.iter().filter(|(key, _, _, running)| *running && key.method.as_str() == name).count();
+        let processes = self.node.registry.names().map(|name| ProcessFacts {
+            name: name.to_owned(),
+            state: "running".to_owned(),
+            running: u32::try_from(running(name)).unwrap_or(u32::MAX),
+        });
+        Facts { lanes: shown.collect(), processes: processes.collect() }
+    }
+}
+
+/// What was judged about a message before it was taken.
+enum Judged {
+    /// It is over.
+    Over,
+    /// A control message that was acted on.
+    Control,
+    /// It stands in its lane, or has begun.
+    Queued { lane: LaneKey, begun: Option<Box<Begun>> },
+}
+
+/// What the journal remembers of a control message that other parts follow.
+pub(crate) async fn events_start(node: &Node) -> Result<Option<u64>, JournalError> {
+    node.journal.meta(Key::EventsStart).await
+}

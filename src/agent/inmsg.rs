@@ -1,0 +1,207 @@
+//! `inmsg.txt`: messages that are sent by writing a file into the state folder (DESIGN §4).
+//!
+//! ```text
+//! inmsg.txt, readable and complete → renamed to inmsg.claimed → parsed
+//!   good → outbox + the file's mark, one commit → inmsg.claimed removed
+//!   bad  → error event + the file's mark, one commit → inmsg.txt.error written → put back as inmsg.txt (.bad if taken)
+//! at a start with inmsg.claimed there: its mark is in the journal → only the last step is done again; else all of it
+//! ```
+//!
+//! The mark is inode, time of change and hash of the content; a rename keeps them, so that a crash between any two steps
+//! neither loses nor doubles a message, while equal text written later is a new one. Text that is not yet complete JSON
+//! is waited for.
+
+use super::node::Node;
+use crate::journal::{Class, Key, Report};
+use crate::model::error_event::{Code, Severity};
+use crate::model::header::{RawHeaders, names};
+use crate::model::id::MessageId;
+use crate::model::infile::{self, Draft, FileError, MAX_FILE};
+use crate::model::name::{Sender, Target};
+use crate::model::subject::MsgSubject;
+use rustix::fs::{AtFlags, CWD, RenameFlags, renameat_with};
+use sha2::{Digest, Sha256};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio_util::sync::CancellationToken;
+
+/// How often the folder is looked at; two system calls each time.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// How long text that is not complete may stay unchanged before it counts as bad.
+const COMPLETE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Room that is left for the header of a replay.
+const REPLAY_ROOM: usize = 4096;
+
+/// Watches the file until `stop`.
+pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
+    let files = Files::new(node.journal.folder());
+    let mut complaint = String::new();
+    loop {
+        if let Err(error) = look(&node, &files).await {
+            // Said once, not four times a second.
+            if complaint != error.to_string() {
+                complaint = error.to_string();
+                tracing::error!(path = %files.inmsg.display(), %error, "inmsg.txt");
+            }
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+/// The files of the protocol.
+#[derive(Debug, Clone)]
+struct Files {
+    inmsg: PathBuf,
+    claimed: PathBuf,
+    bad: PathBuf,
+    error: PathBuf,
+}
+
+impl Files {
+    fn new(folder: &Path) -> Files {
+        let file = |name: &str| folder.join(name);
+        Files {
+            inmsg: file("inmsg.txt"),
+            claimed: file("inmsg.claimed"),
+            bad: file("inmsg.txt.bad"),
+            error: file("inmsg.txt.error"),
+        }
+    }
+}
+
+/// A file's content with what tells it from every other.
+struct Content {
+    bytes: Vec<u8>,
+    mark: String,
+    age: Duration,
+}
+
+async fn look(node: &Node, files: &Files) -> io::Result<()> {
+    if !files.claimed.exists() {
+        let Some(content) = read(&files.inmsg)? else { return Ok(()) };
+        if content.bytes.is_empty() || is_known_bad(node, &content).await? {
+            return Ok(());
+        }
+        let parsed = parse(node, &content.bytes);
+        if matches!(parsed, Err(FileError::Incomplete { .. })) && content.age < COMPLETE_WITHIN {
+            return Ok(());
+        }
+        fs::rename(&files.inmsg, &files.claimed)?;
+    }
+    // What was claimed may have grown since it was read.
+    let Some(content) = read(&files.claimed)? else { return Ok(()) };
+    match parse(node, &content.bytes).and_then(|drafts| messages(node, &drafts)) {
+        Ok(reports) => accept(node, files, &content, reports).await,
+        Err(error) => put_back(node, files, &content, &error.to_string()).await,
+    }
+}
+
+fn parse(node: &Node, bytes: &[u8]) -> Result<Vec<Draft>, FileError> {
+    infile::parse(bytes, &|method| node.registry.kind_of(method))
+}
+
+async fn is_known_bad(node: &Node, content: &Content) -> io::Result<bool> {
+    let mark: Option<String> = node.journal.meta(Key::BadInmsg).await.map_err(io::Error::other)?;
+    Ok(mark.as_deref() == Some(&content.mark))
+}
+
+/// The messages go into the outbox together with the file's mark; then the file may go.
+async fn accept(node: &Node, files: &Files, content: &Content, reports: Vec<Report>) -> io::Result<()> {
+    let count = reports.len();
+    let fresh = node.journal.report_once(Key::Inmsg, content.mark.clone(), reports).await.map_err(io::Error::other)?;
+    if fresh {
+        tracing::info!(messages = count, "inmsg.txt taken");
+        node.wakes.ring(Class::Message);
+    }
+    remove(&files.error)?;
+    remove(&files.claimed)
+}
+
+async fn put_back(node: &Node, files: &Files, content: &Content, reason: &str) -> io::Result<()> {
+    let event = node.event(Severity::Warning, Code::BadInmsg, &format!("inmsg.txt: {reason}"));
+    let fresh = node
+        .journal
+        .report_once(Key::BadInmsg, content.mark.clone(), vec![node.error_report(&event)])
+        .await
+        .map_err(io::Error::other)?;
+    if fresh {
+        tracing::warn!(reason, "inmsg.txt is not accepted");
+        node.wakes.ring(Class::Error);
+    }
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&files.error)?;
+    writeln!(file, "inmsg.txt: {reason}")?;
+    file.sync_data()?;
+    // Never over a file that somebody has written since.
+    match renameat_with(CWD, &files.claimed, CWD, &files.inmsg, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(()),
+        Err(_) => fs::rename(&files.claimed, &files.bad),
+    }
+}
+
+/// The messages of these drafts, one for each target, as they are published.
+fn messages(node: &Node, drafts: &[Draft]) -> Result<Vec<Report>, FileError> {
+    let limit = node.broker.max_payload().saturating_sub(REPLAY_ROOM);
+    let mut reports = Vec::new();
+    for (at, draft) in drafts.iter().enumerate() {
+        if draft.body.len() > limit {
+            let reason = format!("message {} has a body of {} bytes; {limit} is the limit", at + 1, draft.body.len());
+            return Err(FileError::Bad { at: infile::Place { line: 1, column: 1 }, field: None, reason });
+        }
+        let id = draft.headers.id.clone().unwrap_or_else(MessageId::fresh);
+        reports.extend(draft.to.iter().map(|to| message(node, draft, to, &id)));
+    }
+    Ok(reports)
+}
+
+fn message(node: &Node, draft: &Draft, to: &Target, id: &MessageId) -> Report {
+    let subject = MsgSubject {
+        to: to.clone(),
+        kind: draft.kind,
+        from: Sender::from(node.name.clone()),
+        method: draft.method.clone(),
+        lane: draft.lane.clone(),
+    };
+    let mut headers = RawHeaders::default().with(names::MSG_ID, format!("{}.{id}.{to}", node.name));
+    let mut ours = draft.headers.clone();
+    ours.id = Some(id.clone());
+    ours.write(draft.kind, &mut headers);
+    Report { class: Class::Message, subject: node.names.message(&subject), headers, body: draft.body.clone() }
+}
+
+fn read(path: &Path) -> io::Result<Option<Content>> {
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let opened = File::options().read(true).custom_flags(i32::try_from(flags.bits()).unwrap_or(0)).open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("is not a plain file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes)?;
+    let hash = Sha256::digest(&bytes);
+    let mark = format!("{}:{}.{}:{}:{hash:x}", metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.len());
+    let age =
+        metadata.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or(Duration::MAX);
+    Ok(Some(Content { bytes, mark, age }))
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match rustix::fs::unlinkat(CWD, path, AtFlags::empty()) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,253 @@
+//! Intake: from the link's coming up to messages in the journal.
+//!
+//! One task for the link (version, first contact) and one session at a time per stream. A session's batch goes to the
+//! dispatcher, which makes it durable; only then the broker hears of it.
+//!
+//! ```text
+//! link up → version → spec names us → sessions: open → [batch → durable → ack]* → broken → backoff → open …
+//! ```
+//!
+//! Owns catch-up: no command stored before a session starts to run until the session has reached its end (PROTOCOL §2).
+
+use super::contact;
+use super::dispatch::{self, Event, Handle};
+use super::node::Node;
+use crate::broker::{Batch, BrokerError, Found, Resume, Session, SessionError, Start};
+use crate::journal::{JournalError, Key};
+use crate::model::error_event::{Code, Severity};
+use crate::model::id::StreamSeq;
+use crate::model::jitter::Backoff;
+use crate::model::message::{StoredMessage, StreamKind};
+use crate::model::node::Spec;
+use crate::model::time::Timestamp;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How long commands may be held back for a session to catch up: a cancel overtakes the queue, unless the backlog takes
+/// longer than this to cross the link.
+const CATCH_UP: Duration = Duration::from_secs(10);
+
+/// Takes messages until `stop`.
+pub(crate) async fn run(node: Arc<Node>, dispatcher: Handle, stop: CancellationToken) {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = take_both(&node, &dispatcher) => {}
+    }
+}
+
+async fn take_both(node: &Arc<Node>, dispatcher: &Handle) {
+    let spec = first_contact(node).await;
+    if let Some(seconds) = spec.retention_s {
+        node.set_retention(Duration::from_secs(seconds));
+    }
+    node.wakes.status.notify_one();
+    tracing::info!(node = %node.name, "in contact with the hub");
+    let commands = take(node, dispatcher, StreamKind::Commands, spec.start.commands);
+    let events = async {
+        let start = events_start(node, spec.start.events).await;
+        take(node, dispatcher, StreamKind::Events, Some(start)).await;
+    };
+    tokio::join!(commands, events);
+}
+
+async fn first_contact(node: &Node) -> Spec {
+    let mut backoff = session_backoff();
+    loop {
+        let contact = async {
+            node.broker.wait_up().await?;
+            node.broker.check_version()?;
+            contact::admitted(node).await
+        };
+        match contact.await {
+            Ok(spec) => return spec,
+            Err(error) => {
+                if matches!(error, BrokerError::Options(_)) {
+                    tracing::error!(%error, "no contact");
+                } else {
+                    tracing::debug!(%error, "no contact yet");
+                }
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
+        }
+    }
+}
+
+/// Waits until the hub has said where this node's events begin: in `spec`, or by its control message.
+async fn events_start(node: &Node, in_spec: Option<StreamSeq>) -> StreamSeq {
+    if let Some(start) = in_spec {
+        return start;
+    }
+    loop {
+        match dispatch::events_start(node).await {
+            Ok(Some(start)) => return StreamSeq(start),
+            Ok(None) => node.wakes.events.notified().await,
+            Err(error) => {
+                tracing::error!(%error, "journal");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+/// Sessions on one stream, for ever.
+async fn take(node: &Arc<Node>, dispatcher: &Handle, stream: StreamKind, start: Option<StreamSeq>) {
+    let Some(start) = start else { return };
+    let mut backoff = session_backoff();
+    loop {
+        let error = match one_session(node, dispatcher, stream, start, &mut backoff).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        };
+        if stream == StreamKind::Commands {
+            dispatcher.tell(Event::Hold(false)).await;
+        }
+        match &error {
+            Ended::Session(SessionError::LinkLost) => {
+                tracing::info!(?stream, "the link was lost");
+                if node.broker.wait_up().await.is_ok() {
+                    continue;
+                }
+            }
+            Ended::Session(SessionError::Silent) => {
+                tracing::warn!(?stream, "the broker is silent; connecting anew");
+                node.broker.reconnect().await;
+            }
+            Ended::Session(SessionError::ConsumerMissing) => {
+                tracing::warn!(?stream, "the consumer is missing; waiting for the hub")
+            }
+            error => tracing::warn!(?stream, %error, "session"),
+        }
+        tokio::time::sleep(backoff.next_wait()).await;
+    }
+}
+
+fn session_backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(100), Duration::from_secs(5))
+}
+
+/// Why a session is over.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+/// Nothing: a session only ends with an error.
+enum Never {}
+
+async fn one_session(
+    node: &Arc<Node>,
+    dispatcher: &Handle,
+    stream: StreamKind,
+    start: StreamSeq,
+    backoff: &mut Backoff,
+) -> Result<Never, Ended> {
+    let resume = resume(node, stream, start).await?;
+    let (mut session, begun) = Session::open(&node.broker, &node.name, stream, &resume).await?;
+    tracing::debug!(?stream, found = ?begun.found, caught_up = begun.is_caught_up, "session");
+    keep_time(node, begun.broker_time).await?;
+    node.journal.set_meta(created_key(stream), &begun.created).await?;
+    tell_found(node, stream, &begun).await?;
+    let mut catch_up = CatchUp::begin(dispatcher, stream, &begun).await;
+    loop {
+        let batch = tokio::select! {
+            batch = session.next() => batch?,
+            () = catch_up.over() => {
+                catch_up.end(dispatcher).await;
+                continue;
+            }
+        };
+        keep(node, dispatcher, &batch, begun.found).await?;
+        session.ack(&batch).await;
+        backoff.reset();
+        catch_up.saw(dispatcher, &batch).await;
+    }
+}
+
+async fn resume(node: &Node, stream: StreamKind, start: StreamSeq) -> Result<Resume, JournalError> {
+    let position = node.journal.position(stream).await?;
+    Ok(Resume {
+        start,
+        last: position.map(|p| (p.last, p.size)),
+        created: node.journal.meta(created_key(stream)).await?,
+    })
+}
+
+fn created_key(stream: StreamKind) -> Key {
+    match stream {
+        StreamKind::Commands => Key::CommandsConsumer,
+        StreamKind::Events => Key::EventsConsumer,
+    }
+}
+
+async fn keep_time(node: &Node, broker_time: Timestamp) -> Result<(), JournalError> {
+    node.clock.heard(broker_time);
+    node.journal.set_meta_lazily(Key::BrokerTime, broker_time.nanos()).await?;
+    node.journal.set_meta_lazily(Key::ClockOffset, node.clock.offset()).await
+}
+
+/// Makes a batch durable. In a stream that is not the one the journal knew, what was stored before counts as taken.
+async fn keep(node: &Node, dispatcher: &Handle, batch: &Batch, found: Found) -> Result<(), JournalError> {
+    let known_until = match found {
+        Found::Changed { known_until } => known_until,
+        Found::InPlace | Found::Purged => Timestamp::from_nanos(0),
+    };
+    let (old, new): (Vec<StoredMessage>, Vec<StoredMessage>) =
+        batch.messages.iter().cloned().partition(|message| message.at.stored_at <= known_until);
+    if let (Some(last), true) = (old.last(), new.is_empty()) {
+        node.journal.pass_over(last.at, crate::journal::size_of(last)).await?;
+    }
+    if new.is_empty() { Ok(()) } else { dispatcher.arrived(new).await }
+}
+
+async fn tell_found(node: &Node, stream: StreamKind, begun: &Start) -> Result<(), JournalError> {
+    if let Found::Changed { .. } = begun.found {
+        let text = format!(
+            "{} is not the stream that the journal knows; read again from this node's start",
+            node.names.stream(stream)
+        );
+        node.report(vec![node.error_report(&node.event(Severity::Error, Code::StreamChanged, &text))]).await?;
+    }
+    Ok(())
+}
+
+/// Commands are held back until the session has seen its end, or for [`CATCH_UP`] at most.
+struct CatchUp {
+    until: Option<Instant>,
+    began: Timestamp,
+}
+
+impl CatchUp {
+    async fn begin(dispatcher: &Handle, stream: StreamKind, start: &Start) -> CatchUp {
+        let holds = stream == StreamKind::Commands && !start.is_caught_up;
+        if stream == StreamKind::Commands {
+            dispatcher.tell(Event::Hold(holds)).await;
+        }
+        CatchUp { until: holds.then(|| Instant::now() + CATCH_UP), began: start.broker_time }
+    }
+
+    /// Waits until the hold has lasted long enough.
+    async fn over(&self) {
+        match self.until {
+            Some(until) => tokio::time::sleep_until(until).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn saw(&mut self, dispatcher: &Handle, batch: &Batch) {
+        let newest = batch.messages.last().map(|message| message.at.stored_at);
+        if self.until.is_some() && (batch.pending == 0 || newest.is_some_and(|at| at > self.began)) {
+            self.end(dispatcher).await;
+        }
+    }
+
+    async fn end(&mut self, dispatcher: &Handle) {
+        self.until = None;
+        dispatcher.tell(Event::Hold(false)).await;
+    }
+}

@@ -1,0 +1,217 @@
+//! The agent: a node's side. It takes messages, runs them, and says what became of them, with or without a link.
+//!
+//! A message's way: [`intake`] hands it to [`dispatch`], which judges it and takes it into the journal; a [`worker`] runs
+//! its method and finishes it there; the [`outbox`] publishes what is to be said. Each part is a task; they share
+//! [`node::Node`] and talk through the dispatcher's queue and the journal.
+//!
+//! Owns the start and the orderly stop. Never acks what is not in the journal.
+
+mod clock;
+mod contact;
+mod control;
+mod dispatch;
+mod inmsg;
+mod intake;
+mod node;
+mod outbox;
+mod recover;
+mod reports;
+mod results;
+mod status;
+mod worker;
+
+use crate::broker::{Access, Broker, BrokerError, ConnectOptions};
+use crate::exec::boot_id;
+use crate::journal::{Class, Journal, JournalError, Key};
+use crate::model::config::Config;
+use crate::model::name::{BadName, NodeName};
+use crate::model::policy::Policy;
+use crate::model::subject::Names;
+use crate::model::time::Timestamp;
+use clock::Clock;
+use dispatch::Dispatcher;
+use node::{Node, Parts};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// What an agent needs to start.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The whole configuration.
+    pub config: Config,
+    /// Which node it is.
+    pub node: NodeName,
+    /// Where journal, logs and `inmsg.txt` are.
+    pub state_dir: PathBuf,
+    /// What the node accepts.
+    pub policy: Policy,
+}
+
+/// How an agent ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to stop, and did.
+    Stopped,
+}
+
+/// Why an agent cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The state folder or journal cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The broker's options cannot be used.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// The prefix is none.
+    #[error(transparent)]
+    Prefix(#[from] BadName),
+    /// A folder cannot be made.
+    #[error("{path} cannot be made")]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A part that must not end has ended.
+    #[error("the agent's {0} has failed; see the log")]
+    Part(&'static str),
+}
+
+/// How long a node that leaves may take to publish what it has to say.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Runs an agent until `stop`. `ready` is called once the journal is open, with or without a link.
+pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce() + Send) -> Result<Ended, AgentError> {
+    let node = Arc::new(open(options).await?);
+    tracing::info!(node = %node.name, journal = %node.journal.id(), booted_at = ?status::booted_at(), "agent");
+    recover::run(&node).await?;
+    // Four things end in turn: intake and starting (`stop`), running work (`cut`), then publishing (`leave`).
+    let (cut, leave) = (CancellationToken::new(), CancellationToken::new());
+    let (dispatcher, handle) = Dispatcher::load(Arc::clone(&node), cut.clone()).await?;
+    let mut parts = Tasks::default();
+    parts.add("outbox of acks", outbox::run(Arc::clone(&node), Class::Ack, leave.clone()));
+    parts.add("outbox of error events", outbox::run(Arc::clone(&node), Class::Error, leave.clone()));
+    parts.add("outbox of messages", outbox::run(Arc::clone(&node), Class::Message, leave.clone()));
+    parts.add("results", results::run(Arc::clone(&node), leave.clone()));
+    parts.add("status", status::run(Arc::clone(&node), handle.clone(), leave.clone()));
+    parts.add("inmsg.txt", inmsg::run(Arc::clone(&node), leave.clone()));
+    parts.add("intake", intake::run(Arc::clone(&node), handle, stop.clone()));
+    let dispatching = tokio::spawn(dispatcher.run(stop.clone()));
+    ready();
+    let failed = tokio::select! {
+        () = stop.cancelled() => None,
+        part = parts.failed() => Some(part),
+    };
+    stop.cancel();
+    end_work(&node, dispatching, &cut).await;
+    leave.cancel();
+    parts.end().await;
+    outbox::drain(&node, DRAIN).await;
+    match failed {
+        Some(part) => Err(AgentError::Part(part)),
+        None => {
+            status::stopped(node).await;
+            Ok(Ended::Stopped)
+        }
+    }
+}
+
+/// Lets running work finish for the configured grace, then ends it.
+async fn end_work(node: &Node, mut dispatching: tokio::task::JoinHandle<()>, cut: &CancellationToken) {
+    let grace = node.config.agent.grace;
+    if tokio::time::timeout(grace, &mut dispatching).await.is_ok() {
+        return;
+    }
+    tracing::warn!(?grace, "the grace is over; ending running work");
+    cut.cancel();
+    // TERM, five seconds, KILL, and a commit.
+    if tokio::time::timeout(crate::methods::KILL_GRACE + Duration::from_secs(5), dispatching).await.is_err() {
+        tracing::error!("some work did not end; the next start ends it");
+    }
+}
+
+async fn open(options: Options) -> Result<Node, AgentError> {
+    let Options { config, node, state_dir, policy } = options;
+    let names = Names::new(&config.prefix)?;
+    let journal = {
+        let (folder, node) = (state_dir.clone(), node.clone());
+        let opened = tokio::task::spawn_blocking(move || Journal::open(&folder, &node, boot_id())).await;
+        opened.map_err(|_| JournalError::Closed)??.journal
+    };
+    let run_dir = state_dir.join("run");
+    fresh_run_dir(&run_dir).map_err(|source| AgentError::Folder { path: run_dir, source })?;
+    let offset = journal.meta::<i64>(Key::ClockOffset).await?.unwrap_or(0);
+    let floor = journal.meta::<i64>(Key::BrokerTime).await?.map(Timestamp::from_nanos);
+    let broker = Broker::connect(&connect_options(&config, &names, &node)).await?;
+    let clock = Clock::new(offset, floor);
+    Ok(Node::new(Parts { name: node, names, config, policy, journal, broker, clock }))
+}
+
+/// Files of runs that a killed agent left are of no use.
+fn fresh_run_dir(path: &std::path::Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    match std::fs::remove_dir_all(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    std::fs::DirBuilder::new().mode(0o700).create(path)
+}
+
+fn connect_options(config: &Config, names: &Names, node: &NodeName) -> ConnectOptions {
+    let access = Access::from_config(config);
+    // With credentials a node lives in an account without streams of its own.
+    let imported = (access != Access::Open).then(|| names.imported_api());
+    ConnectOptions {
+        servers: config.server.clone(),
+        access,
+        tls_ca: config.tls_ca.clone(),
+        insecure: config.insecure,
+        name: format!("edgeward agent {node}"),
+        identity: Some(node.to_string()),
+        names: names.clone(),
+        api_prefix: Some(config.api_prefix.clone().or(imported).unwrap_or_else(|| "$JS.API".to_owned())),
+        keep_trying: true,
+    }
+}
+
+/// The agent's tasks, by what they are called.
+#[derive(Default)]
+struct Tasks {
+    tasks: JoinSet<&'static str>,
+    names: Vec<(tokio::task::Id, &'static str)>,
+}
+
+impl Tasks {
+    fn add(&mut self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
+        let handle = self.tasks.spawn(async move {
+            part.await;
+            name
+        });
+        self.names.push((handle.id(), name));
+    }
+
+    /// The first part that ends: none should before it is told to.
+    async fn failed(&mut self) -> &'static str {
+        match self.tasks.join_next().await {
+            Some(Ok(name)) => name,
+            Some(Err(error)) => {
+                let name = self.names.iter().find(|(id, _)| *id == error.id()).map_or("task", |(_, name)| name);
+                tracing::error!(%error, part = name, "a part of the agent has failed");
+                name
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn end(mut self) {
+        while tokio::time::timeout(DRAIN, self.tasks.join_next()).await.is_ok_and(|ended| ended.is_some()) {}
+        self.tasks.shutdown().await;
+    }
+}

@@ -1,0 +1,159 @@
+//! What all parts of an agent share: who it is, its journal, its broker, its clock.
+//!
+//! Owns nothing that runs. Parts know each other only through this and the dispatcher's handle.
+
+use super::clock::Clock;
+use crate::broker::Broker;
+use crate::journal::{Class, Journal, JournalError, Report};
+use crate::methods::{NodeFacts, Registry};
+use crate::model::admit::{Admitted, MethodFacts, Rejected, Rules, admit};
+use crate::model::config::Config;
+use crate::model::message::{Kind, StoredMessage};
+use crate::model::name::NodeName;
+use crate::model::policy::Policy;
+use crate::model::settings::Defaults;
+use crate::model::subject::Names;
+use crate::model::time::Timestamp;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+/// The shared parts of one agent.
+pub(crate) struct Node {
+    pub(crate) name: NodeName,
+    pub(crate) names: Names,
+    pub(crate) config: Config,
+    pub(crate) policy: Policy,
+    pub(crate) registry: Registry,
+    pub(crate) journal: Journal,
+    pub(crate) broker: Broker,
+    pub(crate) clock: Clock,
+    /// This run of the agent.
+    pub(crate) run: Uuid,
+    /// When it began, by the own clock.
+    pub(crate) started_at: Timestamp,
+    pub(crate) log_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) wakes: Wakes,
+    retention: RwLock<Duration>,
+}
+
+/// Bells that one part rings for another; each keeps one ring for whoever is not listening yet.
+#[derive(Default)]
+pub(crate) struct Wakes {
+    outbox: HashMap<Class, Arc<Notify>>,
+    /// The hub has told where this node's events begin.
+    pub(crate) events: Notify,
+    /// `status` should be written now.
+    pub(crate) status: Notify,
+}
+
+impl Wakes {
+    pub(crate) fn new() -> Wakes {
+        let classes = [Class::Ack, Class::Error, Class::Message, Class::Result];
+        Wakes { outbox: classes.into_iter().map(|class| (class, Arc::default())).collect(), ..Wakes::default() }
+    }
+
+    /// Rings for the outbox of a class.
+    pub(crate) fn ring(&self, class: Class) {
+        if let Some(bell) = self.outbox.get(&class) {
+            bell.notify_one();
+        }
+    }
+
+    /// Waits for a ring for the outbox of a class.
+    pub(crate) async fn rung(&self, class: Class) {
+        match self.outbox.get(&class) {
+            Some(bell) => bell.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// What an agent is made of.
+pub(crate) struct Parts {
+    pub(crate) name: NodeName,
+    pub(crate) names: Names,
+    pub(crate) config: Config,
+    pub(crate) policy: Policy,
+    pub(crate) journal: Journal,
+    pub(crate) broker: Broker,
+    pub(crate) clock: Clock,
+}
+
+impl Node {
+    pub(crate) fn new(parts: Parts) -> Node {
+        let Parts { name, names, config, policy, journal, broker, clock } = parts;
+        let folder = journal.folder().to_owned();
+        Node {
+            name,
+            names,
+            policy,
+            registry: Registry::default(),
+            journal,
+            broker,
+            clock,
+            run: Uuid::now_v7(),
+            started_at: Timestamp::local_now(),
+            log_dir: config.agent.log_dir.clone().unwrap_or_else(|| folder.join("log")),
+            run_dir: folder.join("run"),
+            wakes: Wakes::new(),
+            retention: RwLock::new(Defaults::default().retention),
+            config,
+        }
+    }
+
+    /// Judges a message by this node's rules.
+    pub(crate) fn admit(&self, message: &StoredMessage) -> Result<Admitted, Box<Rejected>> {
+        let defaults = self.defaults();
+        let method = |kind: Kind, name: &str| -> Option<MethodFacts> {
+            match kind {
+                Kind::Control => super::control::facts(name),
+                _ => self.registry.facts(kind, name),
+            }
+        };
+        let rules =
+            Rules { names: &self.names, node: &self.name, policy: &self.policy, defaults: &defaults, method: &method };
+        admit(message, &rules)
+    }
+
+    fn defaults(&self) -> Defaults {
+        let retention = *self.retention.read().unwrap_or_else(PoisonError::into_inner);
+        Defaults { timeouts: self.config.agent.timeouts.clone(), retention }
+    }
+
+    /// How long the streams keep messages, as `spec` tells.
+    pub(crate) fn set_retention(&self, retention: Duration) {
+        *self.retention.write().unwrap_or_else(PoisonError::into_inner) = retention;
+    }
+
+    /// The largest record that may be published, encoded: half of what the broker takes.
+    pub(crate) fn record_limit(&self) -> usize {
+        self.broker.max_payload() / 2
+    }
+
+    /// Puts reports into the outbox; durable on return.
+    pub(crate) async fn report(&self, reports: Vec<Report>) -> Result<(), JournalError> {
+        let classes: Vec<Class> = reports.iter().map(|report| report.class).collect();
+        self.journal.report(reports).await?;
+        classes.into_iter().for_each(|class| self.wakes.ring(class));
+        Ok(())
+    }
+}
+
+impl NodeFacts for Node {
+    fn broker_version(&self) -> Option<String> {
+        self.broker.server_version()
+    }
+
+    fn started_at(&self) -> Timestamp {
+        self.started_at
+    }
+
+    fn broker_now(&self) -> Timestamp {
+        self.clock.now()
+    }
+}

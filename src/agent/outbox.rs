@@ -1,0 +1,230 @@
+//! The outbox at work: what the journal holds for the broker is published, in order per class, until it is stored.
+//!
+//! One task per class, so that a flood of error events does not hold up an ack. A window of entries is sent at once and
+//! waited for together; what was not stored is sent again before anything later, so the order holds.
+//!
+//! Owns what to do when the broker already has a terminal record (PROTOCOL §3). Never makes up what is to be said,
+//! except in place of an entry that can never be published.
+
+use super::node::Node;
+use super::reports::subject_of;
+use crate::broker::{Outgoing, PublishError};
+use crate::journal::{Class, Entry, EntryId, JournalError, Report};
+use crate::model::error_event::{Code, Severity};
+use crate::model::header::{RawHeaders, names};
+use crate::model::jitter::Backoff;
+use crate::model::record::{By, Outcome, Record};
+use crate::model::subject::{RecordClass, RecordStream};
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Entries that are under way at once.
+const WINDOW: usize = 256;
+
+/// Bytes that are under way at once, about; one entry at least.
+const WINDOW_BYTES: usize = 4 << 20;
+
+/// How long the broker may take to say that an entry is stored.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What became of one entry.
+enum Fate {
+    /// It is stored, or need not be.
+    Done,
+    /// It can never be stored as it is.
+    Park { reason: String, instead: Vec<Report> },
+    /// Try again later.
+    Later,
+}
+
+/// Publishes one class until `stop`.
+pub(crate) async fn run(node: Arc<Node>, class: Class, stop: CancellationToken) {
+    let mut outbox = Outbox { node, class, done_up_to: EntryId(0), backoff: fresh_backoff() };
+    loop {
+        let wait = match outbox.pass().await {
+            Ok(Passed::Empty) => None,
+            Ok(Passed::Some) => continue,
+            Ok(Passed::Later) => Some(outbox.backoff.next_wait()),
+            Err(error) => {
+                tracing::error!(?class, %error, "outbox");
+                Some(outbox.backoff.next_wait())
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = outbox.node.wakes.rung(class), if wait.is_none() => {}
+            () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => {}
+        }
+    }
+}
+
+/// Publishes what is left of every class, as far as the broker takes it within a while: a node that leaves says what it
+/// can.
+pub(crate) async fn drain(node: &Arc<Node>, within: Duration) {
+    let drained = Class::PUBLISHED.map(|class| {
+        let node = Arc::clone(node);
+        async move {
+            let mut outbox = Outbox { node, class, done_up_to: EntryId(0), backoff: fresh_backoff() };
+            while let Ok(Passed::Some) = outbox.pass().await {}
+        }
+    });
+    if tokio::time::timeout(within, futures::future::join_all(drained)).await.is_err() {
+        tracing::info!("some records stay in the journal; they leave at the next start");
+    }
+}
+
+fn fresh_backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(100), Duration::from_secs(5))
+}
+
+struct Outbox {
+    node: Arc<Node>,
+    class: Class,
+    /// Entries up to this one are done; their rows go with some later commit.
+    done_up_to: EntryId,
+    backoff: Backoff,
+}
+
+enum Passed {
+    /// There was nothing.
+    Empty,
+    /// There may be more.
+    Some,
+    /// Something has to wait.
+    Later,
+}
+
+impl Outbox {
+    /// Sends one window of entries.
+    async fn pass(&mut self) -> Result<Passed, JournalError> {
+        let entries = self.node.journal.outbox(self.class, self.done_up_to, WINDOW, WINDOW_BYTES).await?;
+        if entries.is_empty() {
+            return Ok(Passed::Empty);
+        }
+        if self.node.broker.wait_up().await.is_err() {
+            return Ok(Passed::Later);
+        }
+        let sent = entries.iter().map(|entry| send(&self.node, entry));
+        let fates = futures::future::join_all(sent).await;
+        let mut done = Vec::new();
+        let mut in_order = true;
+        for (entry, fate) in entries.iter().zip(fates) {
+            match fate {
+                Fate::Done => done.push(entry.id),
+                Fate::Park { reason, instead } => {
+                    tracing::error!(subject = entry.report.subject, reason, "an entry of the outbox is set aside");
+                    self.node.journal.park(entry.id, reason, instead).await?;
+                    self.node.wakes.ring(Class::Ack);
+                    self.node.wakes.ring(Class::Error);
+                }
+                Fate::Later => in_order = false,
+            }
+            if in_order {
+                self.done_up_to = entry.id;
+            }
+        }
+        self.node.journal.published(done).await?;
+        if in_order {
+            self.backoff.reset();
+            return Ok(Passed::Some);
+        }
+        Ok(Passed::Later)
+    }
+}
+
+async fn send(node: &Node, entry: &Entry) -> Fate {
+    let Report { class, subject, headers, body } = &entry.report;
+    let message = Outgoing { subject: subject.clone(), headers: headers.clone(), body: body.clone() };
+    let error = match node.broker.publish(&message, PUBLISH_TIMEOUT).await {
+        Ok(_) => return Fate::Done,
+        Err(error) => error,
+    };
+    match error {
+        PublishError::WrongLast => already_there(node, &entry.report).await,
+        error if error.is_final() => park(node, *class, &entry.report, &error),
+        error => {
+            tracing::debug!(subject, %error, "not stored yet");
+            Fate::Later
+        }
+    }
+}
+
+/// A terminal record stands under this subject already: whose?
+async fn already_there(node: &Node, report: &Report) -> Fate {
+    let Ok(ours) = serde_json::from_slice::<Record>(&report.body) else {
+        return Fate::Park { reason: "the record cannot be read".to_owned(), instead: Vec::new() };
+    };
+    let stream = node.names.record_stream(RecordStream::Acks);
+    let found = match node.broker.get_last(&stream, &report.subject).await {
+        Ok(Some(found)) => found,
+        // On a cluster a replica may not have it yet.
+        Ok(None) => return Fate::Later,
+        Err(error) => {
+            tracing::debug!(%error, "reading the record that is there");
+            return Fate::Later;
+        }
+    };
+    let theirs = serde_json::from_slice::<Record>(&found.body).ok();
+    let same =
+        theirs.as_ref().is_some_and(|t| t.stream == ours.stream && t.seq == ours.seq && t.stored_at == ours.stored_at);
+    match theirs.map(|t| t.by) {
+        Some(By::Node) if same => Fate::Done,
+        Some(By::Hub) if same => publish_as(node, RecordClass::Late, &ours, &report.body).await,
+        _ if ours.id_reused => Fate::Done,
+        _ => {
+            let renamed = Record { id: ours.id.reused(ours.seq), id_reused: true, ..ours };
+            publish_as(node, RecordClass::Ack, &renamed, &renamed.encode()).await
+        }
+    }
+}
+
+/// Publishes a record under another class or id; the broker keeps it single there, too.
+async fn publish_as(node: &Node, class: RecordClass, record: &Record, body: &[u8]) -> Fate {
+    let subject = node.names.record(class, &subject_of(record));
+    let message = Outgoing { subject, headers: record.headers(), body: Bytes::copy_from_slice(body) }.expecting_last(0);
+    match node.broker.publish(&message, PUBLISH_TIMEOUT).await {
+        Ok(_) | Err(PublishError::WrongLast) => Fate::Done,
+        Err(_) => Fate::Later,
+    }
+}
+
+/// What is said in place of an entry that can never be published: an error event, and for a terminal record its
+/// smallest form.
+fn park(node: &Node, class: Class, report: &Report, error: &PublishError) -> Fate {
+    let reason = error.to_string();
+    let text = format!("{} ({} bytes) cannot be published: {reason}", report.subject, report.body.len());
+    let mut instead = Vec::new();
+    if class != Class::Error {
+        instead.push(node.error_report(&node.event(Severity::Error, Code::OutboxParked, &text)));
+    }
+    if class == Class::Ack
+        && let Ok(record) = serde_json::from_slice::<Record>(&report.body)
+        && (record.stdout_bytes > 0 || record.stderr_bytes > 0)
+    {
+        instead.push(smallest(report, record));
+    }
+    Fate::Park { reason, instead }
+}
+
+fn smallest(report: &Report, record: Record) -> Report {
+    let outcome = Outcome {
+        state: record.state,
+        exit_code: record.exit_code,
+        signal: record.signal,
+        error: record.error.clone(),
+        ..Outcome::succeeded()
+    };
+    let (stdout_bytes, stderr_bytes) = (record.stdout_bytes, record.stderr_bytes);
+    let mut small = record;
+    small.set_outcome(&outcome);
+    small.truncated = true;
+    (small.stdout_bytes, small.stderr_bytes) = (stdout_bytes, stderr_bytes);
+    let mut headers: RawHeaders = small.headers();
+    if let Some(expected) = report.headers.get(names::EXPECTED_LAST_SUBJECT_SEQ) {
+        headers.push(names::EXPECTED_LAST_SUBJECT_SEQ, expected);
+    }
+    Report { class: Class::Ack, subject: report.subject.clone(), headers, body: Bytes::from(small.encode()) }
+}

@@ -1,0 +1,131 @@
+//! What a node says about a message, as entries for the outbox: records and error events.
+//!
+//! Owns their subjects and headers. Never writes to the journal.
+
+use super::node::Node;
+use crate::journal::{Class, Report};
+use crate::model::admit::{Admitted, Rejected};
+use crate::model::error_event::{Code, ErrorEvent, Severity};
+use crate::model::header::names;
+use crate::model::id::MsgRef;
+use crate::model::record::{By, DuplicateOf, Outcome, Record};
+use crate::model::state::State;
+use crate::model::subject::{RecordClass, RecordSubject};
+use crate::model::time::Timestamp;
+use bytes::Bytes;
+
+/// When a try was taken, begun and ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
+    pub(crate) received: Timestamp,
+    pub(crate) started: Option<Timestamp>,
+    pub(crate) finished: Option<Timestamp>,
+}
+
+impl Node {
+    /// The terminal record of a message, and the error event where it did not succeed.
+    pub(crate) fn terminal(&self, message: &Admitted, attempt: u32, times: Times, outcome: &Outcome) -> Vec<Report> {
+        let record = self.filled(message, attempt, times, outcome.state);
+        let mut reports = vec![self.record(RecordClass::Ack, record, outcome)];
+        reports.extend(self.failure(message, attempt, outcome));
+        reports
+    }
+
+    /// A progress record.
+    pub(crate) fn progress(&self, message: &Admitted, attempt: u32, times: Times, outcome: &Outcome) -> Report {
+        let record = self.filled(message, attempt, times, outcome.state);
+        self.record(RecordClass::Progress, record, outcome)
+    }
+
+    /// The terminal record of a message that was not accepted, and its error event.
+    pub(crate) fn refusal(&self, rejected: &Rejected, now: Timestamp) -> Vec<Report> {
+        let mut record = rejected.record(&self.names, self.name.as_str(), State::Refused, By::Node);
+        record.received_at = Some(now);
+        record.finished_at = Some(now);
+        record.journal = Some(self.journal.id());
+        let outcome = Outcome { error: Some(rejected.error.clone()), state: State::Refused, ..Outcome::succeeded() };
+        let mut event = self.event(Severity::Warning, Code::Refused, &rejected.error.message);
+        event.process = (rejected.method != "_").then(|| rejected.method.clone());
+        event.msg_id = Some(rejected.id.clone());
+        vec![self.record(RecordClass::Ack, record, &outcome), self.error_report(&event)]
+    }
+
+    /// What is said about a copy of a message that is known.
+    pub(crate) fn copy(&self, mut record: Record, first: MsgRef) -> Report {
+        record.state = State::Duplicate;
+        record.error = None;
+        record.duplicate_of = Some(DuplicateOf { stream: first.stream, seq: first.seq, stored_at: first.stored_at });
+        let outcome = Outcome { state: State::Duplicate, ..Outcome::succeeded() };
+        self.record(RecordClass::Progress, record, &outcome)
+    }
+
+    /// The error event of a try that did not succeed.
+    pub(crate) fn failure(&self, message: &Admitted, attempt: u32, outcome: &Outcome) -> Option<Report> {
+        let error = outcome.error.as_ref()?;
+        let code = match outcome.state {
+            State::Failed if error.code == Code::Panicked => Code::Panicked,
+            State::Failed => Code::Failed,
+            State::TimedOut => Code::TimedOut,
+            State::Refused => Code::Refused,
+            State::Expired => Code::Expired,
+            State::Interrupted => Code::Interrupted,
+            _ => return None,
+        };
+        let severity = if code == Code::Panicked { Severity::Error } else { Severity::Warning };
+        let mut event = self.event(severity, code, &error.message);
+        event.process = Some(message.subject.method.to_string());
+        event.msg_id = Some(message.id.clone());
+        event.attempt = (attempt > 0).then_some(attempt);
+        Some(self.error_report(&event))
+    }
+
+    /// An error event of this node.
+    pub(crate) fn event(&self, severity: Severity, code: Code, text: &str) -> ErrorEvent {
+        ErrorEvent::new(self.name.as_str(), severity, code, text, self.clock.now())
+    }
+
+    /// An error event, for the outbox.
+    pub(crate) fn error_report(&self, event: &ErrorEvent) -> Report {
+        let subject = self.names.error(self.name.as_str(), event.severity.as_str(), event.code.as_str());
+        let headers = crate::model::header::RawHeaders::default().with(names::MSG_ID, event.id.to_string());
+        Report { class: Class::Error, subject, headers, body: Bytes::from(event.encode()) }
+    }
+
+    /// A record of this message with everything but the outcome in it.
+    pub(crate) fn filled(&self, message: &Admitted, attempt: u32, times: Times, state: State) -> Record {
+        Record {
+            attempt,
+            received_at: Some(times.received),
+            started_at: times.started,
+            finished_at: times.finished,
+            journal: Some(self.journal.id()),
+            ..message.record(&self.names, &self.name, state)
+        }
+    }
+
+    fn record(&self, class: RecordClass, mut record: Record, outcome: &Outcome) -> Report {
+        record.state = outcome.state;
+        let subject = self.names.record(class, &subject_of(&record));
+        let mut headers = record.headers();
+        if class == RecordClass::Ack {
+            // The broker itself keeps it single.
+            headers.push(names::EXPECTED_LAST_SUBJECT_SEQ, "0");
+        }
+        Report {
+            class: Class::Ack,
+            subject,
+            headers,
+            body: Bytes::from(record.encode_with(outcome, self.record_limit())),
+        }
+    }
+}
+
+/// The subject tokens of a record.
+pub(crate) fn subject_of(record: &Record) -> RecordSubject {
+    RecordSubject {
+        node: record.node.clone(),
+        from: record.from.clone(),
+        method: record.method.clone(),
+        id: record.id.clone(),
+    }
+}

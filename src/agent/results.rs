@@ -1,0 +1,136 @@
+//! `acks.jsonl`: what became of the commands that this node sent, one JSON object a line.
+//!
+//! Each result is appended once: the journal keeps the length up to which the file is whole, so that a line that a crash
+//! cut off or left unnoticed is written again over itself.
+
+use super::node::Node;
+use crate::journal::{Class, Entry, EntryId, Key};
+use crate::model::jitter::Backoff;
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Lines written at once.
+const LINES: usize = 256;
+
+/// Appends results until `stop`.
+pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
+    let path = node.journal.folder().join("acks.jsonl");
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
+    loop {
+        let wait = match append(&node, &path).await {
+            Ok(0) => None,
+            Ok(_) => continue,
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "results cannot be written; trying again");
+                Some(backoff.next_wait())
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = node.wakes.rung(Class::Result), if wait.is_none() => backoff.reset(),
+            () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => {}
+        }
+    }
+}
+
+async fn append(node: &Node, path: &Path) -> io::Result<usize> {
+    let entries = node.journal.outbox(Class::Result, EntryId(0), LINES, 8 << 20).await.map_err(io::Error::other)?;
+    if entries.is_empty() {
+        return Ok(0);
+    }
+    let count = entries.len();
+    let whole: Option<Mark> = node.journal.meta(Key::AcksLength).await.map_err(io::Error::other)?;
+    let ids: Vec<EntryId> = entries.iter().map(|entry| entry.id).collect();
+    let path: PathBuf = path.to_owned();
+    let mark = tokio::task::spawn_blocking(move || write(&path, whole, &entries)).await.map_err(io::Error::other)??;
+    node.journal.left(ids, Key::AcksLength, mark.to_string()).await.map_err(io::Error::other)?;
+    Ok(count)
+}
+
+/// Which file, and up to where it is whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mark {
+    inode: u64,
+    length: u64,
+}
+
+impl std::fmt::Display for Mark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.inode, self.length)
+    }
+}
+
+impl std::str::FromStr for Mark {
+    type Err = std::num::ParseIntError;
+    fn from_str(text: &str) -> Result<Mark, Self::Err> {
+        let (inode, length) = text.split_once(':').unwrap_or((text, ""));
+        Ok(Mark { inode: inode.parse()?, length: length.parse()? })
+    }
+}
+
+fn write(path: &Path, whole: Option<Mark>, entries: &[Entry]) -> io::Result<Mark> {
+    let mut file = File::options().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let metadata = file.metadata()?;
+    // The same file, and longer than it is known to be whole: a crash came between writing and remembering. A file that
+    // somebody has put in its place, or cut, is simply continued.
+    if let Some(mark) = whole
+        && mark.inode == metadata.ino()
+        && mark.length < metadata.len()
+    {
+        file.set_len(mark.length)?;
+    }
+    file.seek(SeekFrom::End(0))?;
+    let mut lines = Vec::new();
+    for entry in entries {
+        lines.extend_from_slice(&entry.report.body);
+        lines.push(b'\n');
+    }
+    file.write_all(&lines)?;
+    file.sync_data()?;
+    Ok(Mark { inode: metadata.ino(), length: file.metadata()?.len() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Report;
+    use crate::model::header::RawHeaders;
+
+    fn entry(text: &str) -> Entry {
+        let report = Report {
+            class: Class::Result,
+            subject: String::new(),
+            headers: RawHeaders::default(),
+            body: text.to_owned().into(),
+        };
+        Entry { id: EntryId(1), report }
+    }
+
+    #[test]
+    fn a_line_that_a_crash_left_unnoticed_is_not_doubled() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("acks.jsonl");
+        let first = write(&path, None, &[entry("{\"a\":1}")]).unwrap();
+        // Written, but the journal never heard of it.
+        write(&path, Some(first), &[entry("{\"b\":2}")]).unwrap();
+        write(&path, Some(first), &[entry("{\"b\":2}")]).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"a\":1}\n{\"b\":2}\n");
+    }
+
+    #[test]
+    fn a_rotated_file_is_begun_anew_and_a_shortened_one_continued() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("acks.jsonl");
+        let mark = write(&path, None, &[entry("one")]).unwrap();
+        std::fs::rename(&path, dir.path().join("acks.jsonl.1")).unwrap();
+        write(&path, Some(mark), &[entry("two")]).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "two\n");
+        assert_eq!(Mark { inode: 7, length: 9 }.to_string().parse(), Ok(Mark { inode: 7, length: 9 }));
+    }
+}

@@ -1,0 +1,256 @@
+//! A worker: one try of one message, from its start in the journal to its end there.
+//!
+//! Owns the timeout, the `running` record of a try that takes long, and the decision between finished and tried again.
+//! A handler that panics or hangs ends its own try and nothing else. Never publishes: what is to be said goes into the
+//! journal with the step that it is about.
+
+use super::dispatch::Event;
+use super::node::Node;
+use super::reports::Times;
+use crate::journal::{Decision, Ended, JournalError, Loaded, Verdict};
+use crate::methods::{Context, Handler, KILL_GRACE, NodeFacts, ProcessLog, Work};
+use crate::model::admit::Admitted;
+use crate::model::error_event::Code;
+use crate::model::header::OnCrash;
+use crate::model::lanes::RowId;
+use crate::model::process::Started;
+use crate::model::record::{Outcome, RecordError};
+use crate::model::state::State;
+use crate::model::subject::LaneKey;
+use crate::model::time::{Timestamp, format_duration};
+use bytes::Bytes;
+use futures::FutureExt;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// A run that takes longer is told of as it runs.
+const TELL_AFTER: Duration = Duration::from_secs(1);
+
+/// What a process may take beyond its timeout: TERM, grace, KILL, and the last output.
+const KILL_MARGIN: Duration = Duration::from_secs(10);
+
+/// A message whose try has begun; durable.
+#[derive(Debug, Clone)]
+pub(crate) struct Begun {
+    pub(crate) message: Admitted,
+    pub(crate) body: Bytes,
+    pub(crate) attempt: u32,
+    pub(crate) received_at: Timestamp,
+    pub(crate) started_at: Timestamp,
+}
+
+/// How a worker ended.
+pub(crate) enum End {
+    /// The message is terminal.
+    Over { next: Option<RowId> },
+    /// Another try follows.
+    TryAgain { wait: Duration },
+}
+
+impl End {
+    /// As the dispatcher is told.
+    pub(crate) fn into_event(self, lane: LaneKey) -> Event {
+        match self {
+            End::Over { next } => Event::Over { lane, next },
+            End::TryAgain { wait } => Event::TryAgain { lane, wait },
+        }
+    }
+}
+
+/// Works on the head of a lane. `begun` where its try began when it was taken.
+pub(crate) async fn work(
+    node: Arc<Node>,
+    lane: &LaneKey,
+    row: RowId,
+    begun: Option<Begun>,
+    cut: CancellationToken,
+) -> End {
+    let begun = match begun {
+        Some(begun) => begun,
+        None => match begin(&node, row).await {
+            Ok(Ok(begun)) => begun,
+            Ok(Err(next)) => return End::Over { next },
+            Err(error) => return lost(lane, row, &error),
+        },
+    };
+    let outcome = try_once(&node, row, &begun, &cut).await;
+    match settle(&node, row, &begun, outcome).await {
+        Ok(end) => end,
+        Err(error) => lost(lane, row, &error),
+    }
+}
+
+/// The journal could not be written: the lane waits and its head is taken up again.
+fn lost(lane: &LaneKey, row: RowId, error: &JournalError) -> End {
+    const JOURNAL_WAIT: Duration = Duration::from_secs(5);
+    tracing::error!(%lane, row = row.0, %error, "the journal could not be written; trying again");
+    End::TryAgain { wait: JOURNAL_WAIT }
+}
+
+/// Starts a try, or ends the message where its time has passed or it is not allowed any more.
+async fn begin(node: &Arc<Node>, row: RowId) -> Result<Result<Begun, Option<RowId>>, JournalError> {
+    let now = node.clock.now();
+    let judge_node = Arc::clone(node);
+    let judge = move |loaded: &Loaded| judge(&judge_node, loaded, now);
+    match node.journal.start(row, now, judge).await? {
+        Decision::Over { next } => {
+            node.wakes.ring(crate::journal::Class::Ack);
+            node.wakes.ring(crate::journal::Class::Error);
+            Ok(Err(next))
+        }
+        Decision::Started(loaded) => match node.admit(&loaded.message) {
+            Ok(message) => Ok(Ok(Begun {
+                message,
+                body: loaded.message.body,
+                attempt: loaded.attempt,
+                received_at: loaded.received_at,
+                started_at: now,
+            })),
+            // It was admitted a moment ago by the same rules.
+            Err(_) => Err(JournalError::NoRow(row.0)),
+        },
+    }
+}
+
+fn judge(node: &Node, loaded: &Loaded, now: Timestamp) -> Verdict {
+    let times = Times { received: loaded.received_at, started: None, finished: Some(now) };
+    match node.admit(&loaded.message) {
+        Err(rejected) => Verdict::Over(Ended { state: State::Refused, reports: node.refusal(&rejected, now) }),
+        Ok(admitted) => match overdue(&admitted, now) {
+            // A message that has begun once is not late: its start-by was about the beginning.
+            Some(outcome) if loaded.attempt == 0 => {
+                Verdict::Over(Ended { state: outcome.state, reports: node.terminal(&admitted, 0, times, &outcome) })
+            }
+            _ => Verdict::Start,
+        },
+    }
+}
+
+/// The outcome of a message whose start-by has passed.
+pub(crate) fn overdue(message: &Admitted, now: Timestamp) -> Option<Outcome> {
+    let start_by = message.settings.start_by;
+    (now > start_by)
+        .then(|| Outcome::ended(State::Expired, Code::Expired, format!("it was to begin by {start_by}; it is {now}")))
+}
+
+async fn try_once(node: &Arc<Node>, row: RowId, begun: &Begun, cut: &CancellationToken) -> Outcome {
+    let Some(handler) = node.registry.get(begun.message.subject.method.as_str()).cloned() else {
+        return Outcome::ended(State::Refused, Code::UnknownMethod, "the method is gone");
+    };
+    let work = Work { message: begun.message.clone(), body: begun.body.clone(), attempt: begun.attempt };
+    let context = context(node, row, begun, cut);
+    let run = AssertUnwindSafe(limited(handler.as_ref(), &work, &context)).catch_unwind();
+    tokio::pin!(run);
+    let ended = tokio::select! {
+        biased;
+        ended = &mut run => ended,
+        () = tokio::time::sleep(TELL_AFTER) => {
+            tell_running(node, begun).await;
+            run.await
+        }
+    };
+    ended.unwrap_or_else(|panic| {
+        let text =
+            panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
+        Outcome::ended(State::Failed, Code::Panicked, format!("the handler panicked: {}", text.unwrap_or_default()))
+    })
+}
+
+async fn limited(handler: &dyn Handler, work: &Work, context: &Context) -> Outcome {
+    let timeout = work.message.settings.timeout;
+    let limit = if handler.keeps_timeout() { timeout.saturating_add(KILL_GRACE + KILL_MARGIN) } else { timeout };
+    match tokio::time::timeout(limit, handler.run(work, context)).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            Outcome::ended(State::TimedOut, Code::TimedOut, format!("not done after {}", format_duration(timeout)))
+        }
+    }
+}
+
+async fn tell_running(node: &Node, begun: &Begun) {
+    let outcome = Outcome { state: State::Running, ..Outcome::succeeded() };
+    let report = node.progress(&begun.message, begun.attempt, begun.times(None), &outcome);
+    if let Err(error) = node.report(vec![report]).await {
+        tracing::warn!(%error, "a running record is missing");
+    }
+}
+
+/// Keeps the end of a try: terminal, or another one follows.
+async fn settle(node: &Node, row: RowId, begun: &Begun, outcome: Outcome) -> Result<End, JournalError> {
+    let now = node.clock.now();
+    let (message, attempt) = (&begun.message, begun.attempt);
+    let settings = &message.settings;
+    let failed = matches!(outcome.state, State::Failed | State::TimedOut);
+    let cut_short = outcome.state == State::Interrupted && settings.on_crash == OnCrash::Rerun;
+    if cut_short || (failed && settings.retries.allow(attempt)) {
+        let retrying = Outcome { state: State::Retrying, ..outcome.clone() };
+        let mut reports = vec![node.progress(message, attempt, begun.times(Some(now)), &retrying)];
+        reports.extend(node.failure(message, attempt, &outcome));
+        node.journal.try_again(row, reports).await?;
+        node.wakes.ring(crate::journal::Class::Ack);
+        node.wakes.ring(crate::journal::Class::Error);
+        return Ok(End::TryAgain { wait: jittered(settings.wait_after(attempt)) });
+    }
+    let reports = node.terminal(message, attempt, begun.times(Some(now)), &outcome);
+    let ended = Ended { state: outcome.state, reports };
+    let next = node.journal.finish(row, ended, now).await?;
+    node.wakes.ring(crate::journal::Class::Ack);
+    if outcome.error.is_some() {
+        node.wakes.ring(crate::journal::Class::Error);
+    }
+    Ok(End::Over { next })
+}
+
+/// Between half and all of `wait`.
+fn jittered(wait: Duration) -> Duration {
+    wait.mul_f64(0.5 + crate::model::jitter::fraction() / 2.0)
+}
+
+impl Begun {
+    fn times(&self, finished: Option<Timestamp>) -> Times {
+        Times { received: self.received_at, started: Some(self.started_at), finished }
+    }
+}
+
+fn context(node: &Arc<Node>, row: RowId, begun: &Begun, cut: &CancellationToken) -> Context {
+    let facts: Arc<dyn NodeFacts> = Arc::clone(node) as _;
+    let notes = ProcessNotes { node: Arc::clone(node), row };
+    Context {
+        node: node.name.clone(),
+        run_dir: node.run_dir.clone(),
+        log_dir: node.log_dir.clone(),
+        facts,
+        stop: cut.clone(),
+        processes: Arc::new(notes),
+        run_marker: run_marker(node, row, begun.attempt),
+    }
+}
+
+/// What marks the processes of a try, in their environment: unique for ever.
+pub(crate) fn run_marker(node: &Node, row: RowId, attempt: u32) -> String {
+    format!("{}.{}.{attempt}", node.journal.id(), row.0)
+}
+
+struct ProcessNotes {
+    node: Arc<Node>,
+    row: RowId,
+}
+
+impl ProcessLog for ProcessNotes {
+    fn started(&self, process: Started) {
+        let (node, row) = (Arc::clone(&self.node), self.row);
+        tokio::spawn(async move {
+            if let Err(error) = node.journal.note_process(row, process).await {
+                tracing::debug!(%error, "process note");
+            }
+        });
+    }
+}
+
+/// The outcome of a run that the last agent left behind.
+pub(crate) fn broken_off(why: &str) -> Outcome {
+    let error = RecordError::new(Code::Interrupted, why);
+    Outcome { state: State::Interrupted, error: Some(error), ..Outcome::succeeded() }
+}

@@ -1,0 +1,236 @@
+//! Taking: messages become the node's. Only then is the broker's consumer acked.
+//!
+//! Owns the rule that (from, id) is run once, and the position in each stream.
+
+use super::error::JournalError;
+use super::open::Journal;
+use super::outbox::{self, Report};
+use super::rows::{
+    FINISHED, QUEUED, RUNNING, headers_to_json, kind_number, lane_number, ref_at, seq_number, stream_number,
+};
+use crate::model::id::{MessageId, MsgRef};
+use crate::model::lanes::RowId;
+use crate::model::message::{Kind, StoredMessage, StreamKind};
+use crate::model::state::{Phase, State, Step};
+use crate::model::subject::LaneKey;
+use crate::model::time::Timestamp;
+use rusqlite::{Connection, OptionalExtension, params};
+
+/// What is to become of a message at the door.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Door {
+    /// It stands in its lane. With `start`, its first try begins in the same commit.
+    Queue {
+        /// The lane.
+        lane: LaneKey,
+        /// The lane is free and so is a place to run.
+        start: bool,
+    },
+    /// It is over: refused, or a control message that was acted on.
+    Over {
+        /// Its terminal state.
+        state: State,
+        /// What is to be told.
+        reports: Vec<Report>,
+        /// What the node remembers from it.
+        remember: Vec<(super::Key, String)>,
+    },
+}
+
+/// A message that has arrived.
+pub struct Arrival {
+    /// The message.
+    pub message: StoredMessage,
+    /// Its id.
+    pub id: MessageId,
+    /// Its sender's token, or `_`.
+    pub from: String,
+    /// Its kind, where that could be read.
+    pub kind: Option<Kind>,
+    /// What is to become of it.
+    pub door: Door,
+    /// What is to be told where it turns out to be a copy of that message.
+    pub if_copy: Box<dyn FnOnce(MsgRef) -> Vec<Report> + Send>,
+}
+
+/// What became of an arrival.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Taken {
+    /// It is the journal's from now on.
+    New(RowId),
+    /// The journal had this very message.
+    Known,
+    /// It is a copy of an earlier message, linked to it and not run.
+    Copy(RowId),
+}
+
+/// The last message taken from a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// The message.
+    pub last: MsgRef,
+    /// What it cost on the link, in bytes.
+    pub size: u64,
+}
+
+impl Journal {
+    /// Takes messages of one stream, in order, and moves its position to the last; durable on return. `now` is the
+    /// broker's time as the node knows it.
+    pub async fn take(&self, arrivals: Vec<Arrival>, now: Timestamp) -> Result<Vec<Taken>, JournalError> {
+        let boot = self.boot.clone();
+        self.writer
+            .call(move |connection| {
+                let last = arrivals.last().map(|a| (a.message.at, size_of(&a.message)));
+                let taken = arrivals
+                    .into_iter()
+                    .map(|a| take_one(connection, a, now, boot.as_deref()))
+                    .collect::<Result<_, _>>()?;
+                if let Some((at, size)) = last {
+                    set_position(connection, at, size)?;
+                }
+                Ok(taken)
+            })
+            .await
+    }
+
+    /// Messages up to this one count as taken.
+    pub async fn pass_over(&self, at: MsgRef, size: u64) -> Result<(), JournalError> {
+        self.writer.call(move |connection| set_position(connection, at, size)).await
+    }
+
+    /// The position in a stream; `None` where nothing was taken from it.
+    pub async fn position(&self, stream: StreamKind) -> Result<Option<Position>, JournalError> {
+        self.writer
+            .read(move |connection| {
+                let mut statement = connection
+                    .prepare_cached("SELECT stream, seq, stored_at, size FROM positions WHERE stream = ?1")?;
+                let read = |row: &rusqlite::Row<'_>| {
+                    Ok(Position { last: ref_at(row, 0)?, size: row.get::<_, i64>(3)?.unsigned_abs() })
+                };
+                Ok(statement.query_row([stream_number(stream)], read).optional()?)
+            })
+            .await
+    }
+}
+
+/// What a message cost on the link, in bytes.
+pub fn size_of(message: &StoredMessage) -> u64 {
+    let headers: usize = message.headers.0.iter().map(|(n, v)| n.len() + v.len() + 4).sum();
+    (message.subject.len() + headers + message.body.len()) as u64
+}
+
+fn set_position(connection: &Connection, at: MsgRef, size: u64) -> Result<(), JournalError> {
+    connection
+        .prepare_cached(
+            "INSERT INTO positions (stream, seq, stored_at, size) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (stream) DO UPDATE SET seq = ?2, stored_at = ?3, size = ?4",
+        )?
+        .execute(params![
+            stream_number(at.stream),
+            seq_number(at.seq),
+            at.stored_at.nanos(),
+            i64::try_from(size).unwrap_or(i64::MAX)
+        ])?;
+    Ok(())
+}
+
+fn take_one(
+    connection: &Connection,
+    arrival: Arrival,
+    now: Timestamp,
+    boot: Option<&str>,
+) -> Result<Taken, JournalError> {
+    let Arrival { message, id, from, kind, door, if_copy } = arrival;
+    let at = message.at;
+    let known = connection
+        .prepare_cached("SELECT id FROM messages WHERE stream = ?1 AND seq = ?2 AND stored_at = ?3")?
+        .query_row(params![stream_number(at.stream), seq_number(at.seq), at.stored_at.nanos()], |row| {
+            row.get::<_, i64>(0)
+        })
+        .optional()?;
+    if known.is_some() {
+        return Ok(Taken::Known);
+    }
+    let original = connection
+        .prepare_cached(
+            "SELECT id, stream, seq, stored_at FROM messages
+             WHERE sender = ?1 AND msg_id = ?2 AND kind = ?3 AND original IS NULL",
+        )?
+        .query_row(params![from, id.as_str(), kind_number(kind)], |row| Ok((RowId(row.get(0)?), ref_at(row, 1)?)))
+        .optional()?;
+    let common = Common { at, id: &id, from: &from, kind, now };
+    if let Some((row, first)) = original {
+        insert(connection, &common, None, Phase::Finished(State::Duplicate), Some(row))?;
+        outbox::add(connection, &if_copy(first))?;
+        return Ok(Taken::Copy(row));
+    }
+    match door {
+        Door::Queue { lane, start } => {
+            let lane = lane_number(connection, &lane)?;
+            let phase = if start { Phase::Queued.next(Step::Start)? } else { Phase::Queued };
+            let row = insert(connection, &common, Some(lane), phase, None)?;
+            keep_body(connection, row, &message)?;
+            if start {
+                super::work::note_start(connection, row, now, boot)?;
+            }
+            Ok(Taken::New(row))
+        }
+        Door::Over { state, reports, remember } => {
+            let row = insert(connection, &common, None, Phase::Finished(state), None)?;
+            outbox::add(connection, &reports)?;
+            remember.iter().try_for_each(|(key, value)| super::meta::put(connection, *key, value))?;
+            Ok(Taken::New(row))
+        }
+    }
+}
+
+struct Common<'a> {
+    at: MsgRef,
+    id: &'a MessageId,
+    from: &'a str,
+    kind: Option<Kind>,
+    now: Timestamp,
+}
+
+fn insert(
+    connection: &Connection,
+    common: &Common<'_>,
+    lane: Option<i64>,
+    phase: Phase,
+    original: Option<RowId>,
+) -> Result<RowId, JournalError> {
+    let (number, state) = match phase {
+        Phase::Finished(state) => (FINISHED, Some(state.as_str())),
+        Phase::Running { .. } => (RUNNING, None),
+        Phase::Queued | Phase::Waiting { .. } => (QUEUED, None),
+    };
+    let finished_at = state.map(|_| common.now.nanos());
+    connection
+        .prepare_cached(
+            "INSERT INTO messages (stream, seq, stored_at, msg_id, sender, kind, lane, phase, attempt, state, received_at, finished_at, original)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+        )?
+        .execute(params![
+            stream_number(common.at.stream),
+            seq_number(common.at.seq),
+            common.at.stored_at.nanos(),
+            common.id.as_str(),
+            common.from,
+            kind_number(common.kind),
+            lane,
+            number,
+            phase.attempt(),
+            state,
+            common.now.nanos(),
+            finished_at,
+            original.map(|row| row.0),
+        ])?;
+    Ok(RowId(connection.last_insert_rowid()))
+}
+
+fn keep_body(connection: &Connection, row: RowId, message: &StoredMessage) -> Result<(), JournalError> {
+    connection
+        .prepare_cached("INSERT INTO bodies (id, subject, headers, body) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![row.0, message.subject, headers_to_json(&message.headers), message.body.as_ref()])?;
+    Ok(())
+}

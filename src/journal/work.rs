@@ -1,0 +1,233 @@
+//! Working off: a message starts, is tried again, and finishes; each step durable before anybody acts on it.
+//!
+//! Owns the walk through [`Phase`] in the database, and what a new agent finds of the last one's work.
+
+use super::error::JournalError;
+use super::open::Journal;
+use super::outbox::{self, Report};
+use super::rows::{FINISHED, HeldRun, RUNNING, WAITING, headers_from_json, lane_at, phase, ref_at};
+use crate::model::lanes::RowId;
+use crate::model::message::StoredMessage;
+use crate::model::process::Started;
+use crate::model::state::{Phase, State, Step};
+use crate::model::subject::LaneKey;
+use crate::model::time::Timestamp;
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, params};
+
+/// A message taken out of the journal to be worked on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// The message as it was stored.
+    pub message: StoredMessage,
+    /// When it was taken.
+    pub received_at: Timestamp,
+    /// The tries begun so far.
+    pub attempt: u32,
+}
+
+/// What is decided about a message whose turn has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It begins.
+    Start,
+    /// It is over without having begun: expired, cancelled, refused.
+    Over(Ended),
+}
+
+/// A message's end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Its terminal state.
+    pub state: State,
+    /// What is to be told.
+    pub reports: Vec<Report>,
+}
+
+/// What came of asking to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// The try that `attempt` counts has begun; durable.
+    Started(Loaded),
+    /// It is over; `next` is the lane's new head.
+    Over {
+        /// The lane's new head.
+        next: Option<RowId>,
+    },
+}
+
+impl Journal {
+    /// The turn of a message has come: `judge` looks at it and decides, in the transaction that keeps the decision.
+    pub async fn start(
+        &self,
+        row: RowId,
+        now: Timestamp,
+        judge: impl FnOnce(&Loaded) -> Verdict + Send + 'static,
+    ) -> Result<Decision, JournalError> {
+        let boot = self.boot.clone();
+        self.writer
+            .call(move |connection| {
+                let mut loaded = load(connection, row)?;
+                match judge(&loaded) {
+                    Verdict::Start => {
+                        let next = phase(connection, row)?.next(Step::Start)?;
+                        connection
+                            .prepare_cached("UPDATE messages SET phase = ?2, attempt = ?3 WHERE id = ?1")?
+                            .execute(params![row.0, RUNNING, next.attempt()])?;
+                        note_start(connection, row, now, boot.as_deref())?;
+                        loaded.attempt = next.attempt();
+                        Ok(Decision::Started(loaded))
+                    }
+                    Verdict::Over(ended) => Ok(Decision::Over { next: end(connection, row, ended, now)? }),
+                }
+            })
+            .await
+    }
+
+    /// A message has its terminal state; it and what is to be told are one commit. Gives the lane's new head.
+    pub async fn finish(&self, row: RowId, ended: Ended, now: Timestamp) -> Result<Option<RowId>, JournalError> {
+        self.writer.call(move |connection| end(connection, row, ended, now)).await
+    }
+
+    /// A try is over, or was broken off, and another follows.
+    pub async fn try_again(&self, row: RowId, reports: Vec<Report>) -> Result<(), JournalError> {
+        self.writer
+            .call(move |connection| {
+                phase(connection, row)?.next(Step::TryAgain)?;
+                connection
+                    .prepare_cached("UPDATE messages SET phase = ?2, pid = NULL, pid_start = NULL WHERE id = ?1")?
+                    .execute(params![row.0, WAITING])?;
+                outbox::add(connection, &reports)
+            })
+            .await
+    }
+
+    /// Notes the process that a try has started, with the next commit; a marker in its environment finds it until then.
+    pub async fn note_process(&self, row: RowId, process: Started) -> Result<(), JournalError> {
+        self.writer
+            .lazily(move |connection| {
+                let start = i64::try_from(process.start_time).unwrap_or(i64::MAX);
+                connection
+                    .prepare_cached("UPDATE messages SET pid = ?2, pid_start = ?3 WHERE id = ?1 AND phase = 1")?
+                    .execute(params![row.0, process.pid, start])?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// The message of a row that is not finished.
+    pub async fn load(&self, row: RowId) -> Result<Loaded, JournalError> {
+        self.writer.read(move |connection| load(connection, row)).await
+    }
+
+    /// The runs that were going on when the last agent ended.
+    pub async fn held_runs(&self) -> Result<Vec<HeldRun>, JournalError> {
+        self.writer
+            .read(|connection| {
+                let mut statement = connection
+                    .prepare("SELECT id, attempt, pid, pid_start, boot FROM messages WHERE phase = 1 ORDER BY id")?;
+                let read = |row: &rusqlite::Row<'_>| {
+                    let (pid, start): (Option<u32>, Option<i64>) = (row.get(2)?, row.get(3)?);
+                    let process = pid.zip(start).map(|(pid, start)| Started { pid, start_time: start.unsigned_abs() });
+                    Ok(HeldRun { row: RowId(row.get(0)?), attempt: row.get(1)?, process, boot: row.get(4)? })
+                };
+                let runs = statement.query_map([], read)?.collect::<Result<_, _>>()?;
+                Ok(runs)
+            })
+            .await
+    }
+
+    /// Every lane that has something in it: its key, its head, how many.
+    pub async fn open_lanes(&self) -> Result<Vec<(LaneKey, RowId, u64)>, JournalError> {
+        self.writer
+            .read(|connection| {
+                let mut statement = connection.prepare(
+                    "SELECT l.kind, l.sender, l.method, l.lane, m.head, m.count FROM lanes l JOIN
+                     (SELECT lane, min(id) AS head, count(*) AS count FROM messages WHERE phase < 3 AND lane IS NOT NULL GROUP BY lane) m
+                     ON m.lane = l.id ORDER BY m.head",
+                )?;
+                let mut rows = statement.query([])?;
+                let mut lanes = Vec::new();
+                while let Some(row) = rows.next()? {
+                    if let Some(key) = lane_at(row, 0)? {
+                        lanes.push((key, RowId(row.get(4)?), row.get::<_, i64>(5)?.unsigned_abs()));
+                    }
+                }
+                Ok(lanes)
+            })
+            .await
+    }
+
+    /// Where these heads were stored: `(row, sequence, time)`, for `status`.
+    pub async fn stored_refs(&self, rows: Vec<RowId>) -> Result<Vec<(RowId, crate::model::id::MsgRef)>, JournalError> {
+        self.writer
+            .read(move |connection| {
+                let mut statement =
+                    connection.prepare_cached("SELECT stream, seq, stored_at FROM messages WHERE id = ?1")?;
+                let mut found = Vec::new();
+                for row in rows {
+                    if let Some(at) = statement.query_row([row.0], |r| ref_at(r, 0)).optional()? {
+                        found.push((row, at));
+                    }
+                }
+                Ok(found)
+            })
+            .await
+    }
+
+    /// How many rows the journal has, nearly: rows are numbered and few are ever taken out from between.
+    pub async fn row_count(&self) -> Result<u64, JournalError> {
+        self.writer
+            .read(|connection| {
+                let bounds = connection
+                    .prepare_cached("SELECT coalesce(max(id) - min(id) + 1, 0) FROM messages")?
+                    .query_row([], |row| row.get::<_, i64>(0))?;
+                Ok(bounds.unsigned_abs())
+            })
+            .await
+    }
+}
+
+pub(super) fn note_start(
+    connection: &Connection,
+    row: RowId,
+    now: Timestamp,
+    boot: Option<&str>,
+) -> Result<(), JournalError> {
+    connection
+        .prepare_cached("UPDATE messages SET started_at = ?2, boot = ?3, pid = NULL, pid_start = NULL WHERE id = ?1")?
+        .execute(params![row.0, now.nanos(), boot])?;
+    Ok(())
+}
+
+fn load(connection: &Connection, row: RowId) -> Result<Loaded, JournalError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT m.stream, m.seq, m.stored_at, m.received_at, m.attempt, b.subject, b.headers, b.body
+         FROM messages m JOIN bodies b ON b.id = m.id WHERE m.id = ?1",
+    )?;
+    let read = |r: &rusqlite::Row<'_>| {
+        let message = StoredMessage {
+            at: ref_at(r, 0)?,
+            subject: r.get(5)?,
+            headers: headers_from_json(&r.get::<_, String>(6)?),
+            body: Bytes::from(r.get::<_, Vec<u8>>(7)?),
+        };
+        Ok(Loaded { message, received_at: Timestamp::from_nanos(r.get(3)?), attempt: r.get(4)? })
+    };
+    statement.query_row([row.0], read).optional()?.ok_or(JournalError::NoRow(row.0))
+}
+
+fn end(connection: &Connection, row: RowId, ended: Ended, now: Timestamp) -> Result<Option<RowId>, JournalError> {
+    let Phase::Finished(state) = phase(connection, row)?.next(Step::Finish(ended.state))? else {
+        return Err(JournalError::NoRow(row.0));
+    };
+    let lane: Option<i64> = connection
+        .prepare_cached("UPDATE messages SET phase = ?2, state = ?3, finished_at = ?4 WHERE id = ?1 RETURNING lane")?
+        .query_row(params![row.0, FINISHED, state.as_str(), now.nanos()], |r| r.get(0))?;
+    connection.prepare_cached("DELETE FROM bodies WHERE id = ?1")?.execute([row.0])?;
+    outbox::add(connection, &ended.reports)?;
+    let next = connection
+        .prepare_cached("SELECT min(id) FROM messages WHERE lane = ?1 AND phase < 3")?
+        .query_row([lane], |r| r.get::<_, Option<i64>>(0))?;
+    Ok(next.map(RowId))
+}

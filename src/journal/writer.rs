@@ -1,0 +1,181 @@
+//! The one thread that writes: it takes what has been asked for, does it in one transaction, and answers after the commit.
+//!
+//! Owns the connection and group commit. What is *lazy* waits for the next commit that somebody waits for, or for
+//! [`LAZY`]: doing it again after a crash is harmless, so it is not worth a sync of its own. What only reads is answered
+//! at once and does not see the lazy.
+
+use super::error::JournalError;
+use rusqlite::{Connection, Transaction};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+/// Requests that may wait for the writer; who asks for more waits.
+const QUEUE: usize = 1024;
+
+/// Requests that share one commit at most, so that none waits long for its answer.
+const GROUP: usize = 512;
+
+/// How long a lazy write may wait for company.
+const LAZY: Duration = Duration::from_millis(100);
+
+/// One request: does its part inside a transaction, answers once that is committed.
+trait Job: Send {
+    fn run(&mut self, tx: &mut Transaction<'_>);
+    fn answer(self: Box<Self>, commit: Result<(), JournalError>);
+    fn haste(&self) -> Haste;
+}
+
+/// What a request needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Haste {
+    /// A commit.
+    Write,
+    /// The next commit.
+    Lazy,
+    /// None.
+    Read,
+}
+
+struct Call<F, T> {
+    haste: Haste,
+    work: Option<F>,
+    result: Option<Result<T, JournalError>>,
+    answer: Option<oneshot::Sender<Result<T, JournalError>>>,
+}
+
+impl<F, T> Job for Call<F, T>
+where
+    F: FnOnce(&Connection) -> Result<T, JournalError> + Send,
+    T: Send,
+{
+    fn run(&mut self, tx: &mut Transaction<'_>) {
+        let Some(work) = self.work.take() else { return };
+        // A savepoint, so that one request's failure takes nothing of the others with it.
+        let result = tx.savepoint().map_err(JournalError::from).and_then(|savepoint| {
+            let value = work(&savepoint)?;
+            savepoint.commit()?;
+            Ok(value)
+        });
+        self.result = Some(result);
+    }
+
+    fn answer(mut self: Box<Self>, commit: Result<(), JournalError>) {
+        let result = self.result.take().unwrap_or(Err(JournalError::Closed));
+        match self.answer.take() {
+            // Whoever asked may have gone; then nobody needs the answer.
+            Some(answer) => drop(answer.send(commit.and(result))),
+            None => {
+                if let Err(error) = commit.and(result) {
+                    tracing::warn!(%error, "journal");
+                }
+            }
+        }
+    }
+
+    fn haste(&self) -> Haste {
+        self.haste
+    }
+}
+
+/// The way to the writer thread. It ends when the last handle is gone.
+#[derive(Clone)]
+pub(super) struct Writer {
+    jobs: mpsc::Sender<Box<dyn Job>>,
+}
+
+impl Writer {
+    /// Starts the thread. It has a small runtime of its own, for waiting with a timeout.
+    pub(super) fn start(connection: Connection) -> Result<Writer, JournalError> {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .map_err(|e| JournalError::Sqlite(format!("no runtime for the writer: {e}")))?;
+        std::thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || runtime.block_on(write(connection, queue)))
+            .map_err(|e| JournalError::Sqlite(format!("no thread for the writer: {e}")))?;
+        Ok(Writer { jobs })
+    }
+
+    /// Does `work` in a transaction; returns once it is durable.
+    pub(super) async fn call<T, F>(&self, work: F) -> Result<T, JournalError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, JournalError> + Send + 'static,
+    {
+        self.ask(Haste::Write, work).await
+    }
+
+    /// Does `work`, which only reads.
+    pub(super) async fn read<T, F>(&self, work: F) -> Result<T, JournalError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, JournalError> + Send + 'static,
+    {
+        self.ask(Haste::Read, work).await
+    }
+
+    async fn ask<T, F>(&self, haste: Haste, work: F) -> Result<T, JournalError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, JournalError> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let call = Call { haste, work: Some(work), result: None, answer: Some(answer) };
+        self.jobs.send(Box::new(call)).await.map_err(|_| JournalError::Closed)?;
+        answered.await.map_err(|_| JournalError::Closed)?
+    }
+
+    /// Has `work` done with the next commit.
+    pub(super) async fn lazily<F>(&self, work: F) -> Result<(), JournalError>
+    where
+        F: FnOnce(&Connection) -> Result<(), JournalError> + Send + 'static,
+    {
+        let call = Call { haste: Haste::Lazy, work: Some(work), result: None, answer: None };
+        self.jobs.send(Box::new(call)).await.map_err(|_| JournalError::Closed)
+    }
+}
+
+async fn write(mut connection: Connection, mut queue: mpsc::Receiver<Box<dyn Job>>) {
+    let mut group: Vec<Box<dyn Job>> = Vec::new();
+    // When the oldest lazy request of the group is to be done at the latest.
+    let mut due = None;
+    loop {
+        let next = match due {
+            None => Ok(queue.recv().await),
+            Some(due) => timeout_at(due, queue.recv()).await,
+        };
+        let closed = matches!(next, Ok(None));
+        let mut now = next.is_err() || closed;
+        let mut job = next.ok().flatten();
+        while let Some(one) = job.take() {
+            match one.haste() {
+                Haste::Read if !now => commit(&mut connection, vec![one]),
+                haste => {
+                    now |= haste != Haste::Lazy;
+                    group.push(one);
+                }
+            }
+            if group.len() < GROUP {
+                job = queue.try_recv().ok();
+            }
+        }
+        if now || group.len() >= GROUP {
+            commit(&mut connection, std::mem::take(&mut group));
+        }
+        due = if group.is_empty() { None } else { due.or_else(|| Some(Instant::now() + LAZY)) };
+        if closed {
+            return;
+        }
+    }
+}
+
+fn commit(connection: &mut Connection, mut group: Vec<Box<dyn Job>>) {
+    let done = connection.transaction().map_err(JournalError::from).and_then(|mut tx| {
+        group.iter_mut().for_each(|job| job.run(&mut tx));
+        tx.commit().map_err(JournalError::from)
+    });
+    group.into_iter().for_each(|job| job.answer(done.clone()));
+}

@@ -1,0 +1,107 @@
+//! What lies in `deploy/` is what systemd and edgeward accept.
+
+use edgeward::model::config::{Config, Sources};
+use edgeward::model::message::Kind;
+use edgeward::model::policy::Policy;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+const UNITS: [&str; 2] = ["edgeward-agent.service", "edgeward-hub.service"];
+
+fn sample(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The value of a key that is given once.
+fn value<'a>(unit: &'a str, key: &str) -> Option<&'a str> {
+    unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+}
+
+/// Writes the units with the path of the binary that was built: `verify` looks whether it can be run.
+fn installed(folder: &Path) -> Vec<PathBuf> {
+    let install = |name: &&str| {
+        let path = folder.join(name);
+        let unit = sample(name).replace("/usr/bin/edgeward", env!("CARGO_BIN_EXE_edgeward"));
+        std::fs::write(&path, unit).unwrap();
+        path
+    };
+    UNITS.iter().map(install).collect()
+}
+
+fn has_systemd_analyze() -> bool {
+    let found = Command::new("systemd-analyze").arg("--version").output().is_ok();
+    if !found {
+        assert!(std::env::var_os("CI").is_none(), "systemd-analyze is required in CI");
+        eprintln!("SKIPPED: no systemd-analyze on the PATH; the units in deploy/ were not verified");
+    }
+    found
+}
+
+#[test]
+fn systemd_takes_the_units_without_a_word() {
+    if !has_systemd_analyze() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new("systemd-analyze")
+        .args(["verify", "--man=no", "--recursive-errors=no"])
+        .args(installed(folder.path()))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(!UNITS.iter().any(|unit| said.contains(unit)), "{said}");
+}
+
+#[test]
+fn the_hub_is_confined() {
+    if !has_systemd_analyze() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let hub = installed(folder.path()).swap_remove(1);
+    // Exposure in tenths: 20 is 2.0 of 10, "OK".
+    let output = Command::new("systemd-analyze")
+        .args(["security", "--no-pager", "--offline=yes", "--threshold=20"])
+        .arg(hub)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn the_units_keep_their_promises() {
+    for name in UNITS {
+        let unit = sample(name);
+        for (key, wanted) in [
+            ("Type", "notify"),
+            ("Restart", "always"),
+            ("StartLimitIntervalSec", "0"),
+            ("RestartPreventExitStatus", "100"),
+        ] {
+            assert_eq!(value(&unit, key), Some(wanted), "{name}: {key}");
+        }
+        let active: Vec<&str> = unit.lines().filter(|line| !line.starts_with('#')).collect();
+        assert!(!active.iter().any(|line| line.contains("network-online")), "{name}");
+        assert!(value(&unit, "WatchdogSec").is_some(), "{name}");
+    }
+    let stop: u64 = value(&sample(UNITS[0]), "TimeoutStopSec").unwrap().parse().unwrap();
+    let needed = Config::default().agent.grace + Duration::from_secs(5);
+    assert!(Duration::from_secs(stop) > needed, "killed before its grace is over");
+}
+
+#[test]
+fn the_sample_configuration_and_policy_are_read() {
+    let file = Some(("deploy/edgeward.toml".to_owned(), sample("edgeward.toml")));
+    let config = Config::load(&Sources { file, ..Sources::default() }).unwrap();
+    let default = Config::default();
+    assert_eq!((config.server, config.hub), (default.server, default.hub), "a sample shows the defaults");
+    assert_eq!(config.agent.grace, default.agent.grace);
+
+    let policy = Policy::parse(&sample("policy.toml")).unwrap();
+    let allows = |from: &str, kind, method: &str| policy.allows(&from.parse().unwrap(), kind, &method.parse().unwrap());
+    assert!(allows("ops", Kind::Command, "shell") && allows("van2", Kind::Event, "log"));
+    assert!(!allows("van2", Kind::Command, "shell"));
+}

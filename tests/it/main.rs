@@ -1,0 +1,6 @@
+//! The integration tests: real processes, real nats-servers on free ports, each with its own folder.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod deploy;
+mod rights;
