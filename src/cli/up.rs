@@ -7,9 +7,10 @@
 use super::error::chain;
 use super::say;
 use crate::agent::{self, AgentError, Ended};
-use crate::broker::{Access, Backoff, Broker, BrokerError, ConnectOptions};
+use crate::broker::{Access, Broker, BrokerError, ConnectOptions};
 use crate::hub::{self, HubError};
 use crate::model::config::{Config, HubConfig};
+use crate::model::jitter::Backoff;
 use crate::model::name::{BadName, NodeName};
 use crate::model::node::Contact;
 use crate::model::policy::Policy;
@@ -162,10 +163,10 @@ async fn keep_alive(server: &mut Server) -> Result<(), UpError> {
         let status = server.exited().await?;
         say(&format!("nats-server ended ({status}); starting it again"));
         // One that starts and dies at once is not started over and over without a pause either.
-        sleep(backoff.wait()).await;
+        sleep(backoff.next_wait()).await;
         while let Err(error) = server.restart().await {
             say(&format!("{}; trying again", chain(&error)));
-            sleep(backoff.wait()).await;
+            sleep(backoff.next_wait()).await;
         }
         say(&format!("nats-server is back at {}", server.url()));
         if timeout(STEADY, server.exited()).await.is_err() {
@@ -204,7 +205,7 @@ impl Part {
             state_dir: state_dir.to_owned(),
             policy: policy.clone(),
         };
-        let (run, node) = (agent::run(options, stop.clone()), node.clone());
+        let (run, node) = (agent::run(options, stop.clone(), || {}), node.clone());
         let name = format!("the agent of {node}");
         let task =
             tokio::spawn(async move { run.await.map(|_: Ended| ()).map_err(|source| UpError::Agent { node, source }) });
