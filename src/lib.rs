@@ -2,9 +2,11 @@
 
 pub mod agent;
 pub mod broker;
+pub mod cli;
 pub mod exec;
 pub mod hub;
 pub mod journal;
 pub mod methods;
 pub mod model;
+pub mod operator;
 pub mod server;

@@ -8,6 +8,7 @@ use crate::model::config::Config;
 use crate::model::rights::is_sample_key;
 use crate::model::subject::Names;
 use async_nats::{Client, Event};
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -72,6 +73,30 @@ pub struct Link {
     pub times: u64,
     /// The last thing that went wrong, as the client told it.
     pub last_error: Option<String>,
+    /// The subjects that we were last refused to publish to, at most [`DENIED_KEPT`], oldest first: the broker tells it
+    /// apart from the request, which only times out.
+    pub denied: VecDeque<String>,
+}
+
+/// How many refused subjects are remembered: more than one call publishes at once.
+const DENIED_KEPT: usize = 64;
+
+impl Link {
+    fn note_error(&mut self, error: String) {
+        if let Some(subject) = denied_subject(&error) {
+            if self.denied.len() == DENIED_KEPT {
+                self.denied.pop_front();
+            }
+            self.denied.push_back(subject.to_owned());
+        }
+        self.last_error = Some(error);
+    }
+}
+
+/// The subject in the broker's `Permissions Violation for Publish to "…"`.
+fn denied_subject(error: &str) -> Option<&str> {
+    let (_, rest) = error.split_once("ermissions Violation for Publish to \"")?;
+    rest.split('"').next()
 }
 
 /// A connection to the broker. Cheap to clone; all clones share one link.
@@ -239,8 +264,8 @@ fn note_event(link: &watch::Sender<Link>, event: Event) {
             link.times += 1;
         }),
         Event::Disconnected | Event::Closed => link.send_modify(|link| link.up = false),
-        Event::ServerError(error) => link.send_modify(|link| link.last_error = Some(error.to_string())),
-        Event::ClientError(error) => link.send_modify(|link| link.last_error = Some(error.to_string())),
+        Event::ServerError(error) => link.send_modify(|link| link.note_error(error.to_string())),
+        Event::ClientError(error) => link.send_modify(|link| link.note_error(error.to_string())),
         Event::SlowConsumer(_) | Event::LameDuckMode | Event::Draining => {
             tracing::debug!(%event, "connection");
         }
@@ -307,6 +332,17 @@ mod tests {
         {
             assert!(!is_loopback(far), "{far}");
         }
+    }
+
+    #[test]
+    fn a_refused_subject_is_remembered() {
+        let mut link = Link::default();
+        for n in 0..100 {
+            link.note_error(format!("nats: Permissions Violation for Publish to \"fleet.msg.n{n}.command.ops.shell\""));
+        }
+        assert_eq!(link.denied.len(), DENIED_KEPT);
+        assert_eq!(link.denied.back().unwrap(), "fleet.msg.n99.command.ops.shell");
+        assert_eq!(denied_subject("nats: Permissions Violation for Subscription to \"a\""), None);
     }
 
     #[test]

@@ -97,6 +97,11 @@ impl Broker {
         self.direct(&format!("DIRECT.GET.{stream}"), json!({ "next_by_subj": filter, "seq": seq.0.max(1) })).await
     }
 
+    /// The last message of all that match the filter, wildcards allowed.
+    pub async fn get_last_matching(&self, stream: &str, filter: &str) -> Result<Option<RawMessage>, BrokerError> {
+        self.direct(&format!("DIRECT.GET.{stream}"), json!({ "last_by_subj": filter })).await
+    }
+
     async fn direct(&self, path: &str, body: Value) -> Result<Option<RawMessage>, BrokerError> {
         let payload = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
         let message = self.ask_message(&format!("{}.{path}", self.api), payload, API_TIMEOUT).await?;

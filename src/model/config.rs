@@ -160,7 +160,11 @@ impl Config {
             layers = layers.set_override(*key, value.as_str()).map_err(|e| BadConfig(e.to_string()))?;
         }
         let merged = layers.build().map_err(|e| BadConfig(e.to_string()))?;
-        let config: Config = merged.try_deserialize().map_err(|e| BadConfig(e.to_string()))?;
+        let mut config: Config = merged.try_deserialize().map_err(|e| BadConfig(e.to_string()))?;
+        // An empty path takes back what a lower layer says.
+        let empty = |path: &mut PathBuf| path.as_os_str().is_empty();
+        config.creds.take_if(empty);
+        config.nkey.take_if(empty);
         config.check()?;
         Ok(config)
     }
@@ -275,6 +279,13 @@ mod tests {
         let list = Config::load(&sources("server = [\"a:1\", \"b:2\"]", &[], vec![])).unwrap().server;
         let text = Config::load(&sources("", &[("EDGEWARD_SERVER", "a:1, b:2")], vec![])).unwrap().server;
         assert_eq!(list, text);
+    }
+
+    #[test]
+    fn an_empty_path_takes_back_a_lower_layer() {
+        let flags = vec![("creds", "a.creds".to_owned()), ("nkey", String::new())];
+        let config = Config::load(&sources("nkey = \"b.nk\"", &[], flags)).unwrap();
+        assert_eq!((config.creds, config.nkey), (Some("a.creds".into()), None));
     }
 
     #[test]

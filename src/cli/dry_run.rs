@@ -1,0 +1,106 @@
+//! `--dry-run`: the targets, and the line of the plain `nats` CLI that sends the same.
+
+use super::config::Loaded;
+use super::error::CliError;
+use super::quote;
+use crate::broker::Outgoing;
+use crate::model::config::Config;
+use crate::model::subject::Names;
+use crate::operator::{Draft, outgoing};
+use std::io::Write;
+
+/// A longer body does not fit on a command line of Linux with everything around it.
+const ARGUMENT: usize = 100 * 1024;
+
+/// Prints what would be sent. Talks to nobody.
+pub(super) fn print(loaded: &Loaded, draft: &Draft) -> Result<(), CliError> {
+    let from = loaded.sender()?;
+    let names = Names::new(&loaded.config.prefix)?;
+    let mut out = std::io::stdout().lock();
+    for to in draft.targets() {
+        writeln!(out, "# {to}")?;
+        writeln!(out, "{}", line(&outgoing(&names, from, draft, to), &connection(&loaded.config)))?;
+    }
+    Ok(())
+}
+
+/// The flags of `nats` that reach the same broker as the same user.
+fn connection(config: &Config) -> String {
+    let mut flags = String::new();
+    let mut flag = |name: &str, value: String| flags.push_str(&format!(" --{name} {}", quote::word(&value)));
+    if config.server != Config::default().server {
+        flag("server", config.server.join(","));
+    }
+    if let Some(creds) = &config.creds {
+        flag("creds", creds.display().to_string());
+    }
+    if let Some(nkey) = &config.nkey {
+        flag("nkey", nkey.display().to_string());
+    }
+    if let Some(ca) = &config.tls_ca {
+        flag("tlsca", ca.display().to_string());
+    }
+    flags
+}
+
+fn line(message: &Outgoing, connection: &str) -> String {
+    let mut flags = format!("-J --no-templates{connection}");
+    for (name, value) in &message.headers.0 {
+        flags.push_str(&format!(" -H {}", quote::word(&format!("{name}:{value}"))));
+    }
+    let subject = quote::word(&message.subject);
+    let text = std::str::from_utf8(&message.body).ok().filter(|text| text.len() <= ARGUMENT && !text.contains('\0'));
+    match text {
+        // An empty argument makes `nats` read stdin.
+        Some("") => format!("nats pub {flags} {subject} '' </dev/null"),
+        // After `--` neither `-x` nor `@file` means anything to it.
+        Some(text) => format!("nats pub {flags} -- {subject} {}", quote::word(text)),
+        None => format!("{} | nats pub {flags} --force-stdin {subject}", quote::printf(&message.body)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::id::MessageId;
+    use crate::model::message::Kind;
+    use std::process::Command;
+
+    /// The arguments and the stdin that `nats` gets when a shell runs the line.
+    fn seen_by_nats(line: &str) -> (Vec<String>, Vec<u8>) {
+        let script = format!("nats() {{ printf '%s\\0' \"$@\"; printf '\\0\\0'; cat; }}\n{line}");
+        let output = Command::new("/bin/sh").args(["-c", &script]).stdin(std::process::Stdio::null()).output().unwrap();
+        let end = output.stdout.windows(3).position(|w| w == [0, 0, 0]).unwrap();
+        let args = output.stdout[..end].split(|b| *b == 0).map(|a| String::from_utf8(a.to_vec()).unwrap()).collect();
+        (args, output.stdout[end + 3..].to_vec())
+    }
+
+    fn message(body: &[u8]) -> Outgoing {
+        let mut draft =
+            Draft::new(vec!["@web".parse().unwrap()], Kind::Command, "shell".parse().unwrap(), body.to_vec());
+        draft.id = MessageId::given("restart-7").unwrap();
+        outgoing(&Names::default(), &"ops".parse().unwrap(), &draft, &draft.to[0])
+    }
+
+    #[test]
+    fn the_line_says_the_same_as_the_message() {
+        for body in ["uname -a", "echo \"it's\" {{Count}} $HOME `x`", "-x", "@/etc/passwd", "a\nb", "ünï"] {
+            let (args, stdin) = seen_by_nats(&line(&message(body.as_bytes()), " --server nats://h:1"));
+            assert_eq!(args[..4], ["pub", "-J", "--no-templates", "--server"]);
+            assert!(args.contains(&"Nats-Msg-Id:ops.restart-7.@web".to_owned()), "{args:?}");
+            assert_eq!(args[args.len() - 2..], ["fleet.msg.@web.command.ops.shell", body]);
+            assert!(stdin.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_no_argument_comes_by_stdin() {
+        for body in [&b"\xff\x00'%\\\n"[..], &[b'x'; ARGUMENT + 1]] {
+            let (args, stdin) = seen_by_nats(&line(&message(body), ""));
+            assert_eq!(stdin, body);
+            assert_eq!(args[args.len() - 2..], ["--force-stdin", "fleet.msg.@web.command.ops.shell"]);
+        }
+        let (args, _) = seen_by_nats(&line(&message(b""), ""));
+        assert_eq!(args.last().unwrap(), "");
+    }
+}

@@ -1,0 +1,87 @@
+//! `edgeward errors`: failures, and on as they happen.
+
+use super::args::duration;
+use super::error::CliError;
+use super::exit::ExitCode;
+use super::history::local;
+use super::output::{self, Format};
+use super::session::Session;
+use crate::model::error_event::{ErrorEvent, Severity};
+use crate::model::id::StreamSeq;
+use crate::model::name::NodeName;
+use crate::model::time::Timestamp;
+use crate::operator::{ErrorFilter, ErrorLog, StoredError};
+use serde::Serialize;
+use std::io::Write;
+use std::time::Duration;
+
+/// Arguments of `errors`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Only failures of this node.
+    #[arg(value_name = "NODE")]
+    node: Option<NodeName>,
+    /// Go on with what happens from now on.
+    #[arg(short, long)]
+    follow: bool,
+    /// How far back.
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "24h")]
+    since: Duration,
+    /// Only what matters at least so much: warning, error, critical.
+    #[arg(long, value_name = "SEVERITY")]
+    severity: Option<AtLeast>,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum AtLeast {
+    Warning,
+    Error,
+    Critical,
+}
+
+#[derive(Serialize)]
+struct ErrorJson<'a> {
+    v: u32,
+    seq: StreamSeq,
+    stored_at: Timestamp,
+    node: &'a str,
+    event: &'a ErrorEvent,
+}
+
+/// Carries it out.
+pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliError> {
+    let loaded = session.load(None)?;
+    let broker = session.connect(&loaded).await?;
+    let severity = args.severity.map(|severity| match severity {
+        AtLeast::Warning => Severity::Warning,
+        AtLeast::Error => Severity::Error,
+        AtLeast::Critical => Severity::Critical,
+    });
+    let filter = ErrorFilter { node: args.node.clone(), severity };
+    let mut log = ErrorLog::open(&broker, filter, args.since, args.follow).await?;
+    loop {
+        let next = tokio::select! {
+            next = log.next() => next?,
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted?;
+                None
+            }
+        };
+        let Some(error) = next else { return Ok(ExitCode::Succeeded) };
+        match session.format {
+            Format::Json => {
+                let StoredError { seq, stored_at, node, event } = &error;
+                output::print_json(&ErrorJson { v: 1, seq: *seq, stored_at: *stored_at, node, event })?;
+            }
+            Format::Table => writeln!(std::io::stdout().lock(), "{}", line(&error))?,
+        }
+    }
+}
+
+fn line(error: &StoredError) -> String {
+    let StoredError { stored_at, node, event, .. } = error;
+    let process = event.process.as_ref().map(|process| format!("{process}: ")).unwrap_or_default();
+    let message = event.msg_id.as_ref().map(|id| format!(" (message {id})")).unwrap_or_default();
+    let (severity, code) = (event.severity.as_str(), event.code);
+    format!("{}  {severity:<8}  {node}  {code}  {process}{}{message}", local(*stored_at), event.message)
+}

@@ -1,0 +1,162 @@
+//! The command line (DESIGN §10): one file and one variant per verb.
+//!
+//! Owns what is printed, and exit codes. Never speaks to the broker itself; the operator's library does.
+
+mod args;
+mod completions;
+pub mod config;
+mod config_verb;
+mod context;
+mod dry_run;
+pub mod error;
+mod errors;
+pub mod exit;
+mod history;
+mod message;
+mod nodes;
+mod output;
+mod quote;
+mod result;
+mod run;
+mod send;
+mod sending;
+mod session;
+mod status;
+mod wait;
+mod watching;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use config::GlobalArgs;
+use error::CliError;
+use exit::ExitCode;
+use std::ffi::OsString;
+use std::io::Write;
+
+/// Commands and events for machines that are not always reachable, on NATS JetStream.
+#[derive(Debug, Parser)]
+#[command(name = "edgeward", version, max_term_width = 120, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    /// How results are written.
+    #[arg(short, long, global = true, value_name = "FORMAT", default_value = "table")]
+    output: output::Format,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Send a message, wait, and show what became of it.
+    Run(run::Args),
+    /// Send a message and come back as soon as it is stored.
+    Send(send::Args),
+    /// Show what became of a message.
+    Status(status::Args),
+    /// Wait until a message is done.
+    Wait(wait::Args),
+    /// Show what a command wrote.
+    Result(result::Args),
+    /// List the nodes.
+    Nodes(nodes::Args),
+    /// List messages of the past and what became of them.
+    History(history::Args),
+    /// List failures, or follow them.
+    Errors(errors::Args),
+    /// Check or show the configuration.
+    Config(config_verb::Args),
+    /// Write a shell's completion script.
+    Completions(completions::Args),
+}
+
+/// Reads the command line; the error is the exit code, everything being said already.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, u8> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    Cli::try_parse_from(&args).map_err(|error| {
+        // Where even this cannot be written, the exit code still tells.
+        let _ = error.print();
+        if let Some(hint) = message::quote_hint(&error, &args) {
+            say(&format!("hint: {hint}"));
+        }
+        u8::try_from(error.exit_code()).unwrap_or(2)
+    })
+}
+
+impl Cli {
+    /// What is logged where `EDGEWARD_LOG` says nothing.
+    pub fn default_log(&self) -> &'static str {
+        "warn"
+    }
+
+    /// Carries out the verb; everything is said when it returns.
+    pub async fn run(self) -> ExitCode {
+        match self.dispatch().await {
+            Ok(exit) => exit,
+            Err(error) => {
+                let _ = std::io::stderr().lock().write_all(error.text().as_bytes());
+                error.exit
+            }
+        }
+    }
+
+    async fn dispatch(self) -> Result<ExitCode, CliError> {
+        let session = session::Session::new(self.global, self.output);
+        match self.verb {
+            Verb::Run(args) => run::run(&session, &args).await,
+            Verb::Send(args) => send::run(&session, &args).await,
+            Verb::Status(args) => status::run(&session, &args).await,
+            Verb::Wait(args) => wait::run(&session, &args).await,
+            Verb::Result(args) => result::run(&session, &args).await,
+            Verb::Nodes(args) => nodes::run(&session, &args).await,
+            Verb::History(args) => history::run(&session, &args).await,
+            Verb::Errors(args) => errors::run(&session, &args).await,
+            Verb::Config(args) => config_verb::run(&session, &args),
+            Verb::Completions(args) => completions::run(&args, Cli::command()),
+        }
+    }
+}
+
+/// One line of talk, on stderr. Talk that nobody reads is no reason to stop.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_holds() {
+        Cli::command().debug_assert();
+    }
+
+    fn exit_of(line: &[&str]) -> u8 {
+        parse(line.iter().map(OsString::from)).map_or_else(|code| code, |_| 0)
+    }
+
+    #[test]
+    fn verbs_read_as_documented() {
+        for line in [
+            &["edgeward", "run", "ship1,@web", "uname -a"][..],
+            &["edgeward", "run", "ship1", "--", "ls", "-l", "/srv"],
+            &["edgeward", "send", "ship1", "-m", "log", "--lane", "audit", "text"],
+            &["edgeward", "send", "ship1", "-"],
+            &["edgeward", "send", "--file", "messages.json"],
+            &["edgeward", "wait", "42", "--for", "5m"],
+            &["edgeward", "status", "-o", "json", "last", "--server", "nats://127.0.0.1:4222"],
+            &["edgeward", "errors", "--follow", "--since", "1h"],
+        ] {
+            assert_eq!(exit_of(line), 0, "{line:?}");
+        }
+        for line in [
+            &["edgeward", "run", "ship.1", "x"][..],
+            &["edgeward", "run", "ship1", "uname", "-a"],
+            &["edgeward", "wait", "4 2"],
+            &["edgeward", "run", "ship1", "x", "--timeout", "5"],
+            &["edgeward", "send", "ship1", "x", "--file", "f"],
+            &["edgeward", "run", "ship1", "x", "--id", "s42"],
+        ] {
+            assert_eq!(exit_of(line), 2, "{line:?}");
+        }
+    }
+}

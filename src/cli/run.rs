@@ -1,0 +1,97 @@
+//! `edgeward run`: send, wait, show.
+
+use super::args::duration;
+use super::error::CliError;
+use super::exit::ExitCode;
+use super::message::{ContentArgs, MessageArgs, draft};
+use super::output::{self, Format, RowJson};
+use super::sending::{check_nodes, store};
+use super::session::Session;
+use super::watching::{End, Patience, exit_code, tell_end, wait_for};
+use super::{dry_run, say};
+use crate::model::name::Target;
+use crate::operator::{Draft, Row, Watch};
+use std::io::IsTerminal;
+use std::time::Duration;
+
+/// Arguments of `run`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    content: ContentArgs,
+    #[command(flatten)]
+    message: MessageArgs,
+    /// How long to wait; without it until every node in contact is done.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    wait: Option<Duration>,
+    /// With one target: exit with the command's own exit code.
+    #[arg(long)]
+    exit_status: bool,
+}
+
+/// Carries it out.
+pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliError> {
+    let loaded = session.load(args.message.from.as_ref())?;
+    let draft = draft("run", &args.content, &args.message)?;
+    if args.exit_status && !is_single(&draft) {
+        return Err(CliError::usage("--exit-status is for one node"));
+    }
+    if args.message.dry_run {
+        dry_run::print(&loaded, &draft)?;
+        return Ok(ExitCode::Succeeded);
+    }
+    let from = loaded.sender()?;
+    let broker = session.connect(&loaded).await?;
+    check_nodes(&broker, &draft, args.message.new).await?;
+    let mut watch = Watch::open(&broker, from.as_str(), &draft.id).await?;
+    let sent = store(&broker, &loaded, &draft).await?;
+    for (to, sent) in &sent.stored {
+        if std::io::stderr().is_terminal() {
+            say(&format!("{to}: stored as {}", sent.id_ref()));
+        }
+        watch.add_sent(sent).await.map_err(|error| stored_but(error.into(), &draft))?;
+    }
+    let single = is_single(&draft);
+    let format = session.format;
+    let patience = Patience { wait: args.wait, leave_silent: true };
+    let end = wait_for(&mut watch, patience, |row, watch| show(row, watch, format, single)).await;
+    let end = end.map_err(|error| stored_but(error, &draft))?;
+    if format == Format::Json {
+        for row in watch.view().rows().filter(|row| !row.is_settled()) {
+            output::print_json(&RowJson::new(&row))?;
+        }
+    }
+    tell_end(end, &watch);
+    Ok(sent.failed.unwrap_or_else(|| exit(&watch, end, args.exit_status)))
+}
+
+fn is_single(draft: &Draft) -> bool {
+    matches!(draft.targets()[..], [Target::Node(_)])
+}
+
+/// An error after storing: what became of the message is not known here, but can be asked for.
+fn stored_but(error: CliError, draft: &Draft) -> CliError {
+    let exit = if error.message.is_empty() { error.exit } else { ExitCode::Unknown };
+    CliError { exit, ..error }.hint(format!("the message is stored: edgeward status {}", draft.id))
+}
+
+fn show(row: &Row<'_>, watch: &Watch, format: Format, single: bool) -> Result<(), CliError> {
+    if format == Format::Json {
+        return Ok(output::print_json(&RowJson::new(row))?);
+    }
+    if let Some(record) = row.record {
+        output::print_output(record, (!single).then_some(row.node.as_str()))?;
+    }
+    output::cut(row).iter().chain(output::verdict(row, watch.view().now()).iter()).for_each(|line| say(line));
+    Ok(())
+}
+
+fn exit(watch: &Watch, end: End, exit_status: bool) -> ExitCode {
+    let remote = || {
+        let row = watch.view().rows().next()?;
+        let record = row.record.filter(|record| end == End::Settled && record.state.is_terminal())?;
+        let code = record.exit_code.or(record.signal.map(|signal| 128 + signal))?;
+        u8::try_from(code & 0xff).ok().map(ExitCode::Remote)
+    };
+    exit_status.then(remote).flatten().unwrap_or_else(|| exit_code(watch))
+}

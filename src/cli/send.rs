@@ -1,0 +1,69 @@
+//! `edgeward send`: store a message and tell its id and sequence.
+
+use super::dry_run;
+use super::error::CliError;
+use super::exit::ExitCode;
+use super::message::{ContentArgs, MessageArgs, draft, drafts_in_file};
+use super::output::{self, Format};
+use super::sending::{check_nodes, store};
+use super::session::Session;
+use crate::model::id::{MessageId, StreamSeq};
+use crate::model::message::StreamKind;
+use serde::Serialize;
+use std::io::Write;
+use std::path::PathBuf;
+
+/// Arguments of `send`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    content: ContentArgs,
+    #[command(flatten)]
+    message: MessageArgs,
+    /// A JSON object or list of them, each a message; `-` reads it from stdin.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["targets", "body", "argv", "method", "kind", "lane", "timeout",
+        "start_by", "retries", "retry_wait", "on_crash", "id"])]
+    file: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct SentJson<'a> {
+    v: u32,
+    id: &'a MessageId,
+    to: String,
+    stream: StreamKind,
+    seq: StreamSeq,
+    again: bool,
+}
+
+/// Carries it out.
+pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliError> {
+    let loaded = session.load(args.message.from.as_ref())?;
+    let drafts = match &args.file {
+        Some(file) => drafts_in_file(file)?,
+        None => vec![draft("send", &args.content, &args.message)?],
+    };
+    if args.message.dry_run {
+        drafts.iter().try_for_each(|draft| dry_run::print(&loaded, draft))?;
+        return Ok(ExitCode::Succeeded);
+    }
+    loaded.sender()?;
+    let broker = session.connect(&loaded).await?;
+    for draft in &drafts {
+        check_nodes(&broker, draft, args.message.new).await?;
+    }
+    let mut exit = ExitCode::Succeeded;
+    for draft in &drafts {
+        let sent = store(&broker, &loaded, draft).await?;
+        for (to, sent) in &sent.stored {
+            if session.format == Format::Json {
+                let (stream, seq, again) = (sent.stream, sent.seq, sent.again);
+                output::print_json(&SentJson { v: 1, id: &draft.id, to: to.to_string(), stream, seq, again })?;
+            } else {
+                writeln!(std::io::stdout().lock(), "{}  {}  {to}", draft.id, sent.id_ref())?;
+            }
+        }
+        exit = sent.failed.unwrap_or(exit);
+    }
+    Ok(exit)
+}

@@ -1,0 +1,106 @@
+//! Sending as `send` and `run` do it: known nodes only, and every failure told with its target.
+
+use super::config::Loaded;
+use super::error::{CliError, chain};
+use super::exit::ExitCode;
+use super::say;
+use crate::broker::Broker;
+use crate::model::name::{NodeName, Target};
+use crate::operator::{Delivery, Draft, SendError, SendOptions, Sent, send, unknown_nodes};
+
+/// What came of sending one message to its targets.
+pub(super) struct SendResult {
+    /// What was stored, and for whom.
+    pub(super) stored: Vec<(Target, Sent)>,
+    /// The exit code that the failures ask for, where there were any.
+    pub(super) failed: Option<ExitCode>,
+}
+
+/// Refuses nodes that were never seen, unless they may be new.
+pub(super) async fn check_nodes(broker: &Broker, draft: &Draft, new: bool) -> Result<(), CliError> {
+    if new {
+        return Ok(());
+    }
+    let node = |to: &&Target| match to {
+        Target::Node(node) => Some(node.clone()),
+        Target::Group(_) => None,
+    };
+    let nodes: Vec<NodeName> = draft.targets().iter().filter_map(node).collect();
+    let unknown = unknown_nodes(broker, &nodes).await?;
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = unknown.iter().map(|u| format!("`{}`", u.node)).collect();
+    let never = if names.len() == 1 { "was never seen" } else { "were never seen" };
+    let mut error = CliError::usage(format!("{} {never}; nothing was sent", names.join(", ")));
+    for one in unknown.iter().filter(|one| !one.near.is_empty()) {
+        error = error.hint(format!("near `{}`: {}", one.node, one.near.join(", ")));
+    }
+    Err(error.hint("`edgeward nodes` lists the nodes; --new sends to a node that is still to come"))
+}
+
+/// Stores the message for every target. Failures are told; it is an error only where nothing was stored.
+pub(super) async fn store(broker: &Broker, loaded: &Loaded, draft: &Draft) -> Result<SendResult, CliError> {
+    let deliveries = send(broker, loaded.sender()?, draft, &SendOptions::default()).await;
+    let mut result = SendResult { stored: Vec::new(), failed: None };
+    let mut errors: Vec<(Target, SendError)> = Vec::new();
+    for Delivery { to, result: outcome } in deliveries {
+        match outcome {
+            Ok(sent) => result.stored.push((to, sent)),
+            Err(error) => errors.push((to, error)),
+        }
+    }
+    let Some((_, first)) = errors.first() else { return Ok(result) };
+    let exit = exit_of(&errors, result.stored.is_empty());
+    let mut error = CliError::new(exit, failure_text(&errors, first));
+    if exit == ExitCode::Unknown {
+        error = error.hint(format!("repeat safely with the same id: --id {}", draft.id));
+    }
+    if matches!(first, SendError::Refused(crate::broker::PublishError::NoStream)) {
+        error = error.hint("`edgeward hub` or `edgeward init` makes the streams");
+    }
+    if result.stored.is_empty() {
+        return Err(error);
+    }
+    say(error.text().trim_end());
+    result.failed = Some(exit);
+    Ok(result)
+}
+
+fn failure_text(errors: &[(Target, SendError)], first: &SendError) -> String {
+    /// Targets named in one line.
+    const NAMED: usize = 8;
+    let mut targets: Vec<String> = errors.iter().take(NAMED).map(|(to, _)| to.to_string()).collect();
+    if errors.len() > NAMED {
+        targets.push(format!("and {} more", errors.len() - NAMED));
+    }
+    format!("{}: {}", targets.join(", "), chain(first))
+}
+
+/// Of several failures the one that matters most: not known, then a mistake, then no right, then refused.
+fn exit_of(errors: &[(Target, SendError)], nothing_stored: bool) -> ExitCode {
+    let code = |error: &SendError| match error {
+        SendError::Unknown | SendError::Unread(_) => (0, ExitCode::Unknown),
+        SendError::TooLarge { .. } | SendError::IdUsed { .. } | SendError::Unsendable(_) => (1, ExitCode::Usage),
+        SendError::Denied { .. } => (2, ExitCode::Refused),
+        SendError::Refused(_) if nothing_stored => (3, ExitCode::Broker),
+        SendError::Refused(_) => (3, ExitCode::Refused),
+    };
+    errors.iter().map(|(_, error)| code(error)).min_by_key(|(rank, _)| *rank).map_or(ExitCode::Broker, |(_, exit)| exit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::PublishError;
+
+    #[test]
+    fn what_is_not_known_weighs_more_than_what_was_refused() {
+        let to = |error| ("ship1".parse().unwrap(), error);
+        let refused = || to(SendError::Refused(PublishError::NoStream));
+        assert_eq!(exit_of(&[refused(), to(SendError::Unknown)], true).code(), 6);
+        assert_eq!(exit_of(&[refused()], true).code(), 8);
+        assert_eq!(exit_of(&[refused()], false).code(), 7, "something was stored");
+        assert_eq!(exit_of(&[refused(), to(SendError::Denied { subject: "s".into() })], true).code(), 7);
+    }
+}

@@ -1,0 +1,35 @@
+//! What every verb begins with: its configuration, its way of writing, and a connection.
+
+use super::config::{Env, GlobalArgs, Loaded, Scope};
+use super::error::CliError;
+use super::output::Format;
+use crate::broker::Broker;
+use crate::model::name::Sender;
+
+/// One run of the binary.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) global: GlobalArgs,
+    pub(super) format: Format,
+    pub(super) env: Env,
+}
+
+impl Session {
+    pub(super) fn new(global: GlobalArgs, format: Format) -> Session {
+        Session { global, format, env: Env::current() }
+    }
+
+    /// The configuration of an operator's verb, with its `--from`.
+    pub(super) fn load(&self, from: Option<&Sender>) -> Result<Loaded, CliError> {
+        Loaded::load(&self.global, from, &self.env, Scope::Operator)
+    }
+
+    /// Connects as an operator.
+    pub(super) async fn connect(&self, loaded: &Loaded) -> Result<Broker, CliError> {
+        let name = match &loaded.from {
+            Some(from) => format!("edgeward operator {from}"),
+            None => "edgeward operator".to_owned(),
+        };
+        Ok(Broker::connect(&loaded.connect_options(&name)?).await?)
+    }
+}

@@ -1,0 +1,41 @@
+//! `edgeward wait`: until a message is done.
+
+use super::args::{IdArgs, duration};
+use super::error::CliError;
+use super::exit::ExitCode;
+use super::output::{self, Format, RowJson};
+use super::session::Session;
+use super::watching::{Patience, exit_code, tell_end, wait_for};
+use crate::operator::{Watch, find};
+use std::io::Write;
+use std::time::Duration;
+
+/// Arguments of `wait`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    id: IdArgs,
+    /// How long to wait at most; without it as long as it takes.
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    wait: Option<Duration>,
+}
+
+/// Carries it out.
+pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliError> {
+    let loaded = session.load(args.id.search.from.as_ref())?;
+    let broker = session.connect(&loaded).await?;
+    let call = find(&broker, &args.id.id, loaded.from.as_ref(), args.id.search.since).await?;
+    let mut watch = Watch::of(&broker, &call).await?;
+    let patience = Patience { wait: args.wait, leave_silent: false };
+    let end = wait_for(&mut watch, patience, |row, watch| {
+        if session.format == Format::Json {
+            return Ok(output::print_json(&RowJson::new(row))?);
+        }
+        let notes = output::notes(row, watch.view().now());
+        let line = format!("{}  {}  {notes}", row.node, row.state);
+        Ok(writeln!(std::io::stdout().lock(), "{}", line.trim_end())?)
+    })
+    .await?;
+    tell_end(end, &watch);
+    Ok(exit_code(&watch))
+}

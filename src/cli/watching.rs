@@ -1,0 +1,172 @@
+//! Waiting for the messages of a call, and saying what happens to them meanwhile.
+//!
+//! Owns when a wait is over. Ctrl-C detaches; nothing here ever cancels a message.
+
+use super::error::CliError;
+use super::exit::ExitCode;
+use super::output::{age, contact_text, id_ref};
+use super::say;
+use crate::model::id::MsgRef;
+use crate::model::state::State;
+use crate::operator::{Behind, Row, Watch};
+use std::collections::{HashMap, HashSet};
+use std::io::IsTerminal;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long all that is open must be out of contact before it counts: an agent that was just restarted is back by then.
+const REALLY_SILENT: Duration = Duration::from_millis(1500);
+
+/// With more rows than this, steps on the way are not told one by one.
+const TOLD_SINGLY: usize = 8;
+
+/// Why a wait is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// Everything is terminal, or cannot be known any more.
+    Settled,
+    /// The time given is over.
+    WaitOver,
+    /// Only nodes out of contact are left.
+    OnlySilent,
+    /// The person has better things to do.
+    Detached,
+}
+
+/// How long to wait.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// Until when, at most.
+    pub(super) wait: Option<Duration>,
+    /// End also when only nodes out of contact are left.
+    pub(super) leave_silent: bool,
+}
+
+/// Waits. Every row is handed to `settled` once, when it is done.
+pub(super) async fn wait_for(
+    watch: &mut Watch,
+    patience: Patience,
+    mut settled: impl FnMut(&Row<'_>, &Watch) -> Result<(), CliError>,
+) -> Result<End, CliError> {
+    let until = patience.wait.map(|wait| Instant::now() + wait);
+    let mut told = Told::default();
+    let mut silent_since: Option<Instant> = None;
+    loop {
+        let (mut open, mut silent) = (0usize, true);
+        for row in watch.view().rows() {
+            if !row.is_settled() {
+                open += 1;
+                silent &= row.is_out_of_contact();
+            } else if told.done.insert((row.message.at, row.node.clone())) {
+                settled(&row, watch)?;
+            }
+        }
+        if open == 0 {
+            return Ok(End::Settled);
+        }
+        told.tell_steps(watch).await;
+        silent_since = watch.read_at().filter(|_| silent).map(|read_at| silent_since.unwrap_or(read_at));
+        let long_silent = silent_since.zip(watch.read_at()).is_some_and(|(since, read)| read - since >= REALLY_SILENT);
+        if patience.leave_silent && long_silent {
+            return Ok(End::OnlySilent);
+        }
+        tokio::select! {
+            changed = watch.changed() => changed?,
+            () = at(until) => return Ok(End::WaitOver),
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted?;
+                return Ok(End::Detached);
+            }
+        }
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What has been said already.
+#[derive(Default)]
+struct Told {
+    done: HashSet<(MsgRef, String)>,
+    behind: HashSet<(MsgRef, String, MsgRef)>,
+    states: HashMap<(MsgRef, String), State>,
+}
+
+impl Told {
+    async fn tell_steps(&mut self, watch: &Watch) {
+        let mut waiting: Vec<(String, Behind)> = Vec::new();
+        let on_terminal = std::io::stderr().is_terminal();
+        for row in watch.view().rows().take(TOLD_SINGLY).filter(|row| !row.is_settled()) {
+            let key = (row.message.at, row.node.clone());
+            let new = self.states.insert(key, row.state) != Some(row.state);
+            if on_terminal && new && row.state != State::Queued {
+                say(&format!("{}: {}", row.node, row.state));
+            }
+            if let Some(behind) = row.behind
+                && self.behind.insert((row.message.at, row.node.clone(), behind.head))
+            {
+                waiting.push((row.node, behind));
+            }
+        }
+        for (node, behind) in waiting {
+            let since = watch.running_since(&node, behind).await.filter(|_| behind.running);
+            let running = since.map(|at| format!(", running {}", age(at, watch.view().now()))).unwrap_or_default();
+            say(&format!("{node}: behind {}{running}; use --lane", id_ref(behind.head)));
+        }
+    }
+}
+
+/// How to come back to what is being watched.
+pub(super) fn come_back(watch: &Watch) -> String {
+    match watch.view().messages() {
+        [one] => format!("edgeward wait {}", id_ref(one.at)),
+        [one, ..] => format!("edgeward wait {}", one.id),
+        [] => "edgeward status last".to_owned(),
+    }
+}
+
+/// Says why the wait ended before everything was done.
+pub(super) fn tell_end(end: End, watch: &Watch) {
+    let back = come_back(watch);
+    let open: Vec<Row<'_>> = watch.view().rows().filter(|row| !row.is_settled()).collect();
+    match end {
+        End::Settled => {}
+        End::Detached => say(&format!("detached; nothing is cancelled; {back}")),
+        End::WaitOver => {
+            let nodes = open.iter().take(TOLD_SINGLY).map(|row| format!("{} {}", row.node, row.state));
+            let more = if open.len() > TOLD_SINGLY {
+                format!(" and {} more", open.len() - TOLD_SINGLY)
+            } else {
+                String::new()
+            };
+            say(&format!("not finished: {}{more}; {back}", nodes.collect::<Vec<_>>().join(", ")));
+        }
+        End::OnlySilent => {
+            for row in open.iter().take(TOLD_SINGLY) {
+                say(&silent_text(row, watch, &back));
+            }
+            if open.len() > TOLD_SINGLY {
+                say(&format!("and {} more nodes out of contact; {back}", open.len() - TOLD_SINGLY));
+            }
+        }
+    }
+}
+
+/// `ship2 silent for 3 h; stored as 42, will run on return; edgeward wait 42`
+fn silent_text(row: &Row<'_>, watch: &Watch, back: &str) -> String {
+    let what = match row.state {
+        State::Queued => format!("stored as {}, will run on return", id_ref(row.message.at)),
+        State::Delivered => format!("{} is on the node and will run there", id_ref(row.message.at)),
+        _ => format!("{} was {} when it was last heard", id_ref(row.message.at), row.state),
+    };
+    format!("{} {}; {what}; {back}", row.node, contact_text(row, watch.view().now()))
+}
+
+/// The exit code of what is known now.
+pub(super) fn exit_code(watch: &Watch) -> ExitCode {
+    ExitCode::of_several(watch.view().rows().map(|row| row.state))
+}

@@ -1,0 +1,27 @@
+//! The operator's side as a library: sending, finding, watching and listing, without a word printed.
+//!
+//! One call begins with a [`Draft`], is stored by [`send`], found again by [`find`] and watched by [`Watch`] until every
+//! row of its [`View`] is terminal. Reads by direct gets and follows what the broker republishes (PROTOCOL §8); it never
+//! makes a consumer, and never decides what a message does on a node.
+
+mod error;
+mod errors;
+mod find;
+mod history;
+mod message;
+mod nodes;
+mod pages;
+mod records;
+mod send;
+mod view;
+mod watch;
+
+pub use error::OperatorError;
+pub use errors::{ErrorFilter, ErrorLog, StoredError};
+pub use find::{Call, find};
+pub use history::{HistoryFilter, history};
+pub use message::Message;
+pub use nodes::{NodeFacts, StreamFacts, UnknownNode, nodes, stream_facts, unknown_nodes};
+pub use send::{Delivery, Draft, SendError, SendOptions, Sent, outgoing, send, usual_kind};
+pub use view::{Behind, Row, View};
+pub use watch::Watch;

@@ -1,0 +1,409 @@
+//! What is known of a set of messages: records, node states and the broker's time laid together.
+//!
+//! A value without I/O. Records come in any order and any number of times; the rows that follow from them are the same.
+//! Records are matched by stream, sequence and stored time (PROTOCOL §3), and by the node that their *subject* names,
+//! which is the token that a node's rights pin; what a body says about its node is not believed.
+
+use super::message::Message;
+use super::nodes::{NodeFacts, StreamFacts};
+use crate::model::id::{MsgRef, StreamSeq};
+use crate::model::name::Target;
+use crate::model::node::{Contact, LaneFacts};
+use crate::model::record::Record;
+use crate::model::state::State;
+use crate::model::subject::RecordClass;
+use crate::model::time::Timestamp;
+use std::collections::{BTreeMap, HashMap};
+
+/// The node token of records about what no node answers for.
+const NOBODY: &str = "_";
+
+/// How far a chain of copies is followed; each is a copy of the first, so one step is enough but for a mistake.
+const COPIES: usize = 4;
+
+/// What the records say of one message on one node.
+#[derive(Debug, Clone, Default)]
+struct Facts {
+    ack: Option<Record>,
+    late: Option<Record>,
+    progress: Option<(StreamSeq, Record)>,
+    cancel_requested: bool,
+    copy_of: Option<MsgRef>,
+}
+
+/// The message that another waits behind in its lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Behind {
+    /// Where it is stored; the time only where the node told it.
+    pub head: MsgRef,
+    /// True while it runs.
+    pub running: bool,
+}
+
+/// One message on one node.
+#[derive(Debug, Clone)]
+pub struct Row<'a> {
+    /// The message.
+    pub message: &'a Message,
+    /// The node, or the group as `@name` where no node answered for it.
+    pub node: String,
+    /// What became of it; the late record's state where there is one.
+    pub state: State,
+    /// The record that says so.
+    pub record: Option<&'a Record>,
+    /// The terminal record that a late one corrects.
+    pub first: Option<&'a Record>,
+    /// A cancel was asked for and the node has not answered.
+    pub cancel_requested: bool,
+    /// The message whose copy this one is; the state is that one's.
+    pub copy_of: Option<MsgRef>,
+    /// Its start-by has passed and it has not begun.
+    pub will_expire: bool,
+    /// The node's contact; `None` for a group.
+    pub contact: Option<Contact>,
+    /// When the node was last heard.
+    pub heard_at: Option<Timestamp>,
+    /// What it waits behind.
+    pub behind: Option<Behind>,
+}
+
+impl Row<'_> {
+    /// True where nothing more is to be waited for: a terminal state, or one that cannot be known any more.
+    pub fn is_settled(&self) -> bool {
+        self.state.is_terminal() || self.state == State::Unknown
+    }
+
+    /// True where the node does not answer now, so that waiting may take for ever.
+    pub fn is_out_of_contact(&self) -> bool {
+        !matches!(self.contact, None | Some(Contact::InContact))
+    }
+}
+
+/// All of it.
+#[derive(Debug, Clone)]
+pub struct View {
+    messages: Vec<Message>,
+    facts: HashMap<MsgRef, BTreeMap<String, Facts>>,
+    nodes: HashMap<String, NodeFacts>,
+    now: Timestamp,
+    /// When the oldest record was stored, where older ones have been dropped.
+    records_begin: Option<Timestamp>,
+}
+
+impl View {
+    /// These messages, of which nothing is known yet.
+    pub fn new(messages: Vec<Message>) -> View {
+        View {
+            messages,
+            facts: HashMap::new(),
+            nodes: HashMap::new(),
+            now: Timestamp::from_nanos(0),
+            records_begin: None,
+        }
+    }
+
+    /// One more message.
+    pub fn push(&mut self, message: Message) {
+        self.messages.push(message);
+    }
+
+    /// The messages.
+    pub fn messages(&self) -> &[Message] {
+        &self.messages
+    }
+
+    /// The broker's time at the last reading.
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// Takes in the records' stream: the broker's time, and from when on it has records.
+    pub fn set_records_stream(&mut self, stream: &StreamFacts) {
+        self.now = stream.now;
+        self.records_begin = stream.first_at.filter(|_| stream.first_seq > StreamSeq(1));
+    }
+
+    /// Takes in a node's state.
+    pub fn set_node(&mut self, node: String, facts: NodeFacts) {
+        self.nodes.insert(node, facts);
+    }
+
+    /// Takes in a record about `about`, stored at `seq` under a subject with this node.
+    pub fn add(&mut self, class: RecordClass, node: &str, seq: StreamSeq, about: MsgRef, record: Record) {
+        let facts = self.facts.entry(about).or_default().entry(node.to_owned()).or_default();
+        match class {
+            RecordClass::Ack => facts.ack = Some(record),
+            RecordClass::Late => facts.late = Some(record),
+            RecordClass::Progress => match record.state {
+                State::CancelRequested => facts.cancel_requested = true,
+                State::Duplicate => {
+                    facts.copy_of = record.duplicate_of.map(|first| MsgRef {
+                        stream: first.stream,
+                        seq: first.seq,
+                        stored_at: first.stored_at,
+                    });
+                }
+                _ if facts.progress.as_ref().is_none_or(|(known, _)| *known < seq) => {
+                    facts.progress = Some((seq, record));
+                }
+                _ => {}
+            },
+        }
+    }
+
+    /// The nodes that have something open.
+    pub fn open_nodes(&self) -> Vec<String> {
+        let open = self.rows().filter(|row| !row.is_settled() && row.contact.is_some()).map(|row| row.node);
+        let set: std::collections::BTreeSet<String> = open.collect();
+        set.into_iter().collect()
+    }
+
+    /// One row per message and node, in the order of the messages; a group message has a row for each node that answered.
+    pub fn rows(&self) -> impl Iterator<Item = Row<'_>> {
+        self.messages.iter().flat_map(|message| match &message.to {
+            Some(Target::Node(node)) => vec![self.row(message, node.to_string(), &[node.as_str(), NOBODY])],
+            Some(Target::Group(_)) => self.group_rows(message),
+            None => vec![self.row(message, NOBODY.to_owned(), &[NOBODY])],
+        })
+    }
+
+    fn group_rows<'a>(&'a self, message: &'a Message) -> Vec<Row<'a>> {
+        let answered = self.facts.get(&message.at).into_iter().flat_map(BTreeMap::keys);
+        let nodes: Vec<&String> = answered.filter(|node| node.as_str() != NOBODY).collect();
+        if nodes.is_empty() {
+            return vec![self.row(message, message.to_text(), &[NOBODY])];
+        }
+        nodes.into_iter().map(|node| self.row(message, node.clone(), &[node])).collect()
+    }
+
+    fn row<'a>(&'a self, message: &'a Message, node: String, record_nodes: &[&str]) -> Row<'a> {
+        let own = self.facts_of(message.at, record_nodes);
+        let copy_of = own.and_then(|facts| facts.copy_of);
+        let facts = self.follow_copies(own, record_nodes);
+        let (state, record) = facts.map_or((None, None), said);
+        let known = self.nodes.get(&node);
+        let is_node = !node.starts_with('@') && node != NOBODY;
+        let state = state.unwrap_or_else(|| self.state_without_record(message, known));
+        let waits = matches!(state, State::Queued | State::Delivered);
+        Row {
+            message,
+            state,
+            record,
+            first: facts.filter(|f| f.late.is_some()).and_then(|f| f.ack.as_ref()),
+            cancel_requested: !state.is_terminal() && facts.is_some_and(|f| f.cancel_requested),
+            copy_of,
+            will_expire: waits && message.start_by.is_some_and(|deadline| deadline <= self.now),
+            contact: is_node.then(|| known.map_or(Contact::Never, |facts| facts.contact(self.now))),
+            heard_at: known.and_then(NodeFacts::heard_at),
+            behind: known.filter(|_| waits).and_then(|facts| behind(message, facts)),
+            node,
+        }
+    }
+
+    fn facts_of(&self, at: MsgRef, nodes: &[&str]) -> Option<&Facts> {
+        let by_node = self.facts.get(&at)?;
+        nodes.iter().find_map(|node| by_node.get(*node))
+    }
+
+    fn follow_copies<'a>(&'a self, own: Option<&'a Facts>, nodes: &[&str]) -> Option<&'a Facts> {
+        let mut facts = own?;
+        for _ in 0..COPIES {
+            let Some(first) = facts.copy_of else { break };
+            match self.facts_of(first, nodes) {
+                Some(next) => facts = next,
+                None => break,
+            }
+        }
+        Some(facts)
+    }
+
+    /// No record: at the broker, on the node, or too old to be told.
+    fn state_without_record(&self, message: &Message, node: Option<&NodeFacts>) -> State {
+        let status = node.and_then(|facts| facts.status.as_ref()).map(|(status, _)| status);
+        let position = status.and_then(|status| *status.position.get(message.at.stream));
+        let taken = position.map(|position| message.at.seq <= position);
+        let forgotten = self.records_begin.is_some_and(|begin| message.at.stored_at < begin);
+        match taken {
+            Some(false) => State::Queued,
+            _ if forgotten => State::Unknown,
+            Some(true) => State::Delivered,
+            None => State::Queued,
+        }
+    }
+}
+
+/// The state that records give, and the record to show for it.
+fn said(facts: &Facts) -> (Option<State>, Option<&Record>) {
+    let progress = facts.progress.as_ref().map(|(_, record)| record);
+    let record = facts.late.as_ref().or(facts.ack.as_ref()).or(progress);
+    let state = match record {
+        Some(record) => Some(record.state),
+        // A cancel or a copy that the node has told of: it has the message.
+        None if facts.cancel_requested || facts.copy_of.is_some() => Some(State::Delivered),
+        None => None,
+    };
+    (state, record)
+}
+
+fn behind(message: &Message, node: &NodeFacts) -> Option<Behind> {
+    let (status, _) = node.status.as_ref()?;
+    let lane = message.lane_text();
+    let facts: &LaneFacts = status.lanes.as_ref()?.iter().find(|facts| facts.lane == lane)?;
+    let head = facts.head.filter(|head| *head < message.at.seq)?;
+    let stored_at = facts.head_stored_at.unwrap_or(Timestamp::from_nanos(0));
+    Some(Behind { head: MsgRef { stream: message.at.stream, seq: head, stored_at }, running: facts.running })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::id::MessageId;
+    use crate::model::message::{Kind, StreamKind};
+    use crate::model::record::{By, DuplicateOf};
+    use proptest::prelude::*;
+
+    fn at(seq: u64) -> MsgRef {
+        MsgRef {
+            stream: StreamKind::Commands,
+            seq: StreamSeq(seq),
+            stored_at: Timestamp::from_nanos(seq.cast_signed() * 10),
+        }
+    }
+
+    fn message(to: &str, seq: u64) -> Message {
+        Message {
+            at: at(seq),
+            id: MessageId::given("a").unwrap(),
+            to: Some(to.parse().unwrap()),
+            kind: Some(Kind::Command),
+            from: "ops".to_owned(),
+            method: "shell".to_owned(),
+            lane: None,
+            start_by: None,
+            preview: String::new(),
+            size: 0,
+        }
+    }
+
+    fn record(seq: u64, state: State) -> Record {
+        let id = MessageId::given("a").unwrap();
+        Record::bare(id, at(seq), "FLEET_COMMANDS".to_owned(), "n1", state, By::Node)
+    }
+
+    fn status(json: &str) -> NodeFacts {
+        let stored = Timestamp::from_nanos(0);
+        NodeFacts { status: Some((serde_json::from_str(json).unwrap(), stored)), ..NodeFacts::default() }
+    }
+
+    fn states(view: &View) -> Vec<(String, State)> {
+        view.rows().map(|row| (row.node.clone(), row.state)).collect()
+    }
+
+    #[test]
+    fn positions_tell_queued_from_delivered() {
+        let mut view = View::new(vec![message("n1", 4), message("n1", 5)]);
+        assert!(view.rows().all(|row| row.state == State::Queued && row.contact == Some(Contact::Never)));
+        view.set_node("n1".into(), status(r#"{"v":1,"node":"n1","position":{"commands":4}}"#));
+        assert_eq!(states(&view), [("n1".to_owned(), State::Delivered), ("n1".to_owned(), State::Queued)]);
+    }
+
+    #[test]
+    fn a_late_record_is_shown_with_the_first_beside_it() {
+        let mut view = View::new(vec![message("n1", 4)]);
+        view.add(RecordClass::Ack, "n1", StreamSeq(1), at(4), record(4, State::Interrupted));
+        view.add(RecordClass::Late, "n1", StreamSeq(2), at(4), record(4, State::Succeeded));
+        let row = view.rows().next().unwrap();
+        assert_eq!((row.state, row.first.map(|r| r.state)), (State::Succeeded, Some(State::Interrupted)));
+    }
+
+    #[test]
+    fn a_copy_shows_what_became_of_the_first() {
+        let mut view = View::new(vec![message("n1", 9)]);
+        let first = DuplicateOf { stream: StreamKind::Commands, seq: StreamSeq(4), stored_at: at(4).stored_at };
+        let copy = Record { duplicate_of: Some(first), ..record(9, State::Duplicate) };
+        view.add(RecordClass::Progress, "n1", StreamSeq(2), at(9), copy);
+        assert_eq!(view.rows().next().unwrap().state, State::Delivered);
+        view.add(RecordClass::Ack, "n1", StreamSeq(1), at(4), record(4, State::Failed));
+        let row = view.rows().next().unwrap();
+        assert_eq!((row.state, row.copy_of), (State::Failed, Some(at(4))));
+    }
+
+    #[test]
+    fn another_message_or_another_node_proves_nothing() {
+        let mut view = View::new(vec![message("n1", 4)]);
+        view.add(RecordClass::Ack, "n2", StreamSeq(1), at(4), record(4, State::Succeeded));
+        view.add(
+            RecordClass::Ack,
+            "n1",
+            StreamSeq(2),
+            MsgRef { stored_at: at(5).stored_at, ..at(4) },
+            record(4, State::Failed),
+        );
+        assert_eq!(states(&view), [("n1".to_owned(), State::Queued)]);
+    }
+
+    #[test]
+    fn a_group_is_closed_by_nobody_or_by_its_members() {
+        let mut view = View::new(vec![message("@web", 4)]);
+        assert_eq!(states(&view), [("@web".to_owned(), State::Queued)]);
+        assert_eq!(view.rows().next().unwrap().contact, None);
+        view.add(RecordClass::Ack, "_", StreamSeq(1), at(4), record(4, State::Undeliverable));
+        assert_eq!(states(&view), [("@web".to_owned(), State::Undeliverable)]);
+        view.add(RecordClass::Ack, "n2", StreamSeq(2), at(4), record(4, State::Succeeded));
+        assert_eq!(states(&view), [("n2".to_owned(), State::Succeeded)]);
+    }
+
+    #[test]
+    fn what_records_no_longer_reach_is_unknown_unless_it_still_waits() {
+        let facts = |first| StreamFacts {
+            now: Timestamp::from_nanos(500),
+            first_seq: StreamSeq(first),
+            first_at: Some(Timestamp::from_nanos(200)),
+            last_seq: StreamSeq(900),
+        };
+        let mut view = View::new(vec![message("n1", 4)]);
+        view.set_records_stream(&facts(1));
+        assert_eq!(states(&view)[0].1, State::Queued);
+        view.set_records_stream(&facts(7));
+        assert_eq!(states(&view)[0].1, State::Unknown);
+        view.set_node("n1".into(), status(r#"{"v":1,"node":"n1","position":{"commands":3}}"#));
+        assert_eq!(states(&view)[0].1, State::Queued);
+    }
+
+    #[test]
+    fn it_says_behind_which_message_another_waits_and_that_it_will_expire() {
+        let late = Message { start_by: Some(Timestamp::from_nanos(1)), ..message("n1", 9) };
+        let mut view = View::new(vec![late]);
+        view.now = Timestamp::from_nanos(2);
+        let lanes = r#"[{"lane":"command.ops.shell","depth":2,"head":4,"running":true}]"#;
+        view.set_node(
+            "n1".into(),
+            status(&format!(r#"{{"v":1,"node":"n1","position":{{"commands":9}},"lanes":{lanes}}}"#)),
+        );
+        let row = view.rows().next().unwrap();
+        assert_eq!(row.behind.map(|b| (b.head.seq, b.running)), Some((StreamSeq(4), true)));
+        assert!(row.will_expire);
+    }
+
+    proptest! {
+        /// In whatever order and however often records come, the row is the same.
+        #[test]
+        fn order_does_not_matter(order in Just((0..5usize).collect::<Vec<_>>()).prop_shuffle(), again in 0..5usize) {
+            let all = [
+                (RecordClass::Progress, 1, State::Running),
+                (RecordClass::Progress, 2, State::Retrying),
+                (RecordClass::Progress, 3, State::CancelRequested),
+                (RecordClass::Ack, 4, State::Failed),
+                (RecordClass::Late, 5, State::Succeeded),
+            ];
+            let mut view = View::new(vec![message("n1", 4)]);
+            for index in order.into_iter().chain([again]) {
+                let (class, seq, state) = all[index];
+                view.add(class, "n1", StreamSeq(seq), at(4), record(4, state));
+            }
+            let row = view.rows().next().unwrap();
+            prop_assert_eq!((row.state, row.first.map(|r| r.state)), (State::Succeeded, Some(State::Failed)));
+            prop_assert!(!row.cancel_requested);
+        }
+    }
+}
