@@ -3,7 +3,9 @@
 //!
 //! Owns the steps. Sends and waits as any operator does, through `operator`.
 
-use super::error::chain;
+use super::error::{CliError, chain};
+use super::exit::ExitCode;
+use super::service;
 use super::up::{self, Part, UpError, connect, describe, find_server, in_contact, show};
 use crate::broker::Broker;
 use crate::model::config::Config;
@@ -36,6 +38,22 @@ const TOO_SHORT: Duration = Duration::from_millis(500);
 
 const SENDER: &str = "ops";
 const NODES: [&str; 3] = ["ship1", "ship2", "central"];
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Leave it running, with lines to try in another terminal.
+    #[arg(long)]
+    keep: bool,
+}
+
+/// The verb.
+pub(super) async fn verb(args: &Args) -> Result<ExitCode, CliError> {
+    match run(args.keep, service::stop_on_signal()?).await {
+        Ok(true) => Ok(ExitCode::Succeeded),
+        Ok(false) => Ok(ExitCode::Failed),
+        Err(error) => Err(CliError::new(ExitCode::Failed, chain(&error))),
+    }
+}
 
 /// Why the demo could not go on, as opposed to a step that came out wrong.
 #[derive(Debug, thiserror::Error)]
