@@ -4,6 +4,7 @@ pub mod agent;
 pub mod broker;
 pub mod cli;
 pub mod exec;
+pub mod hub;
 pub mod journal;
 pub mod methods;
 pub mod model;

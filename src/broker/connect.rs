@@ -177,6 +177,16 @@ impl Broker {
         }
     }
 
+    /// The last thing that went wrong on the connection, such as a permission that is missing.
+    pub(super) fn last_error(&self) -> Option<String> {
+        self.link.borrow().last_error.clone()
+    }
+
+    /// What the broker says of itself: whether JetStream is on.
+    pub(super) fn has_jetstream(&self) -> bool {
+        self.client.server_info().jetstream
+    }
+
     /// Drops the connection and makes it anew: for a link that is half open, which the client cannot see yet.
     pub async fn reconnect(&self) {
         if let Err(error) = self.client.force_reconnect().await {

@@ -5,14 +5,19 @@
 
 mod api;
 mod connect;
+mod consumers;
 mod convert;
 mod error;
+mod feed;
 mod publish;
 mod read;
 mod session;
+pub mod topology;
 
 pub use connect::{Access, Broker, ConnectOptions, Link};
+pub use consumers::Ensured;
 pub use error::{BrokerError, PublishError};
+pub use feed::{Delivery, Feed};
 pub use publish::{Outgoing, Stored};
 pub use read::{Follower, From, Page, Query, RawMessage};
 pub use session::{Batch, Found, Resume, Session, SessionError, Start};

@@ -11,8 +11,11 @@ use crate::model::header::RawHeaders;
 use crate::model::id::StreamSeq;
 use crate::model::time::Timestamp;
 use async_nats::{Message, StatusCode, Subscriber};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use futures::StreamExt;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// A message of any stream, as it is stored.
@@ -106,6 +109,37 @@ impl Broker {
             None => parse(&message).map(Some).ok_or_else(|| unreadable(path)),
             Some(StatusCode::NOT_FOUND) => Ok(None),
             Some(status) => Err(refused(path, status, &message)),
+        }
+    }
+
+    /// The last message of a subject as the stream's leader knows it: what compare-and-set needs, since a direct get may be
+    /// answered by a follower that is behind.
+    pub async fn get_last_at_leader(&self, stream: &str, subject: &str) -> Result<Option<RawMessage>, BrokerError> {
+        self.at_leader(stream, json!({ "last_by_subj": subject })).await
+    }
+
+    /// The first message at or after this place that matches the filter, as the stream's leader knows it.
+    pub async fn get_next_at_leader(
+        &self,
+        stream: &str,
+        filter: &str,
+        from: From,
+    ) -> Result<Option<RawMessage>, BrokerError> {
+        let body = match from {
+            From::Seq(seq) => json!({ "next_by_subj": filter, "seq": seq.0.max(1) }),
+            From::Time(time) => json!({ "next_by_subj": filter, "start_time": time }),
+        };
+        self.at_leader(stream, body).await
+    }
+
+    async fn at_leader(&self, stream: &str, body: Value) -> Result<Option<RawMessage>, BrokerError> {
+        /// JetStream's code for "no message found".
+        const NO_MESSAGE: u64 = 10037;
+        let path = format!("STREAM.MSG.GET.{stream}");
+        match self.api::<LeaderAnswer>(&path, &body).await {
+            Ok(answer) => answer.message.into_message(&path).map(Some),
+            Err(error) if error.code() == Some(NO_MESSAGE) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -214,6 +248,41 @@ impl Follower {
             }
         }
     }
+}
+
+#[derive(Deserialize)]
+struct LeaderAnswer {
+    message: LeaderMessage,
+}
+
+#[derive(Deserialize)]
+struct LeaderMessage {
+    subject: String,
+    seq: StreamSeq,
+    time: Timestamp,
+    #[serde(default)]
+    hdrs: String,
+    #[serde(default)]
+    data: String,
+}
+
+impl LeaderMessage {
+    fn into_message(self, path: &str) -> Result<RawMessage, BrokerError> {
+        let decode = |text: &str| {
+            BASE64
+                .decode(text)
+                .map_err(|e| BrokerError::BadAnswer { what: path.to_owned(), reason: format!("not base64: {e}") })
+        };
+        let headers = wire_headers(&String::from_utf8_lossy(&decode(&self.hdrs)?));
+        let body = Bytes::from(decode(&self.data)?);
+        Ok(RawMessage { subject: self.subject, seq: self.seq, stored_at: self.time, headers, body })
+    }
+}
+
+/// Headers as they are on the wire: a version line, then `name: value` lines.
+fn wire_headers(text: &str) -> RawHeaders {
+    let pair = |line: &str| line.split_once(':').map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
+    RawHeaders(text.split("\r\n").skip(1).filter_map(pair).collect())
 }
 
 fn parse(message: &Message) -> Option<RawMessage> {

@@ -76,6 +76,25 @@ impl NodeKey {
     }
 }
 
+/// A control message that the hub sends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HubVerb {
+    /// The node's events begin: `{"start":n}`.
+    Events,
+    /// What became of a command that the node sent: an ack's JSON.
+    Result,
+}
+
+impl HubVerb {
+    /// The subject token.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            HubVerb::Events => "events",
+            HubVerb::Result => "result",
+        }
+    }
+}
+
 /// The tokens of a record's subject. Any of them is `_` where the message's own could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RecordSubject {
@@ -146,6 +165,11 @@ impl Names {
             Some(lane) => format!("{base}.{lane}"),
             None => base,
         }
+    }
+
+    /// The subject of the hub's own control message to a node.
+    pub fn hub_control(&self, node: &NodeName, verb: HubVerb) -> String {
+        format!("{}.msg.{node}.{}.hub.{}", self.prefix, Kind::Control, verb.as_str())
     }
 
     /// The filter of everything sent to a node itself.
@@ -375,6 +399,13 @@ mod tests {
         assert_eq!(names.stored("lab.ack.a.b.c.d"), "lab.stored.ack.a.b.c.d");
         assert_eq!(names.node_key(NodeKey::Spec, "n1"), "$KV.LAB_NODES.spec.n1");
         assert!(Names::new("a.b").is_err());
+    }
+
+    #[test]
+    fn the_hubs_own_messages_read_back() {
+        let names = Names::default();
+        let subject = names.parse_message(&names.hub_control(&"n1".parse().unwrap(), HubVerb::Result)).unwrap();
+        assert!(subject.from.is_hub() && super::super::admit::is_hub_verb(subject.method.as_str()));
     }
 
     #[test]

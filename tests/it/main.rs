@@ -3,4 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod deploy;
+mod docs;
+mod harness;
+mod hub;
+mod layering;
+mod listed;
 mod rights;

@@ -151,8 +151,6 @@ struct ConsumerInfo {
     created: String,
     #[serde(default)]
     ts: Option<Timestamp>,
-    #[serde(default)]
-    num_pending: u64,
     ack_floor: Floor,
 }
 
@@ -172,17 +170,28 @@ impl Session {
         let name = broker.names.stream(stream);
         let from = place(broker, &name, node, resume).await?;
         let (mut session, info) = Session::reset(broker, &name, node, stream, from).await?;
-        let Some((last, _)) = resume.last.filter(|(last, _)| last.seq == from) else {
-            return Ok((session, info.start(Found::InPlace)));
+        // The count in the RESET's answer can be too low on a consumer that was just made: ask for what is there.
+        let first = session.first().await?;
+        let anchor = resume.last.map(|(last, _)| last).filter(|last| last.seq == from);
+        let (found, first) = match (anchor, first) {
+            (None, first) => (Found::InPlace, first),
+            (Some(last), Some((message, _, pending))) if message.at == last => {
+                return Ok((session, info.start(Found::InPlace, pending == 0)));
+            }
+            (Some(last), Some(first)) if first.0.at.seq > last.seq && first.0.at.stored_at > last.stored_at => {
+                (Found::Purged, Some(first))
+            }
+            // Also where nothing comes: the anchor may have been purged with nothing behind it, or the stream may end
+            // below it, and then the broker would skip what is stored next.
+            (Some(last), _) => {
+                drop(session);
+                let (session, info) = Session::reset(broker, &name, node, stream, resume.start).await?;
+                return Ok((session, info.start(Found::Changed { known_until: last.stored_at }, false)));
+            }
         };
-        let found = session.find(last, info.num_pending).await?;
-        if let Found::Changed { .. } = found {
-            drop(session);
-            let (session, info) = Session::reset(broker, &name, node, stream, resume.start).await?;
-            return Ok((session, info.start(found)));
-        }
-        let caught_up = info.num_pending <= 1 && session.held.is_none();
-        Ok((session, Start { is_caught_up: caught_up, ..info.start(found) }))
+        let caught_up = first.is_none();
+        session.held = first;
+        Ok((session, info.start(found, caught_up)))
     }
 
     async fn reset(
@@ -216,21 +225,19 @@ impl Session {
         Ok((session, info))
     }
 
-    /// Compares the first message with the anchor, which must come again.
-    async fn find(&mut self, last: MsgRef, pending: u64) -> Result<Found, SessionError> {
-        let changed = Found::Changed { known_until: last.stored_at };
-        if pending == 0 {
-            // Either the anchor was purged with nothing behind it, or the stream now ends below it. In the second case
-            // the broker would skip what is stored next, so look again from the start.
-            return Ok(changed);
+    /// The first message, where there is one now.
+    async fn first(&mut self) -> Result<Option<Received>, SessionError> {
+        let number = self.pulls.due().unwrap_or_default();
+        self.pull(number, true).await?;
+        loop {
+            let frame = self.frame().await?;
+            if let Some(received) = self.sort(frame)? {
+                return Ok(Some(received));
+            }
+            if self.pulls.are_over() {
+                return Ok(None);
+            }
         }
-        let (message, ack, pending) = self.receive().await?;
-        if message.at == last {
-            return Ok(Found::InPlace);
-        }
-        let newer = message.at.seq > last.seq && message.at.stored_at > last.stored_at;
-        self.held = Some((message, ack, pending));
-        Ok(if newer { Found::Purged } else { changed })
     }
 
     /// The next messages: waits for one, and adds those that are already here. Cancel safe.
@@ -283,32 +290,41 @@ impl Session {
         }
         loop {
             while let Some(number) = self.pulls.due() {
-                self.pull(number).await?;
+                self.pull(number, false).await?;
             }
-            let times = self.link_times;
-            let message = tokio::select! {
-                biased;
-                _ = self.link.wait_for(|link| !link.up || link.times != times) => return Err(SessionError::LinkLost),
-                frame = tokio::time::timeout(SILENCE, self.frames.next()) => match frame {
-                    Err(_) => return Err(SessionError::Silent),
-                    Ok(None) => return Err(BrokerError::Closed.into()),
-                    Ok(Some(message)) => message,
-                },
-            };
-            if let Some(received) = self.sort(message)? {
+            let frame = self.frame().await?;
+            if let Some(received) = self.sort(frame)? {
                 return Ok(received);
             }
         }
     }
 
-    async fn pull(&self, number: u64) -> Result<(), SessionError> {
-        let request = json!({
+    /// The next frame on the inbox, while the link stays what it was.
+    async fn frame(&mut self) -> Result<Message, SessionError> {
+        let times = self.link_times;
+        tokio::select! {
+            biased;
+            _ = self.link.wait_for(|link| !link.up || link.times != times) => Err(SessionError::LinkLost),
+            frame = tokio::time::timeout(SILENCE, self.frames.next()) => match frame {
+                Err(_) => Err(SessionError::Silent),
+                Ok(None) => Err(BrokerError::Closed.into()),
+                Ok(Some(message)) => Ok(message),
+            },
+        }
+    }
+
+    async fn pull(&self, number: u64, only_what_is_there: bool) -> Result<(), SessionError> {
+        let mut request = json!({
             "batch": BATCH,
-            "expires": PULL_EXPIRES.as_nanos() as u64,
-            "idle_heartbeat": HEARTBEAT.as_nanos() as u64,
             // Less than the largest message would give 409 for ever when such a one is next.
             "max_bytes": HANDED_OVER_BYTES.max(self.broker.max_payload() + 64 * 1024),
         });
+        if only_what_is_there {
+            request["no_wait"] = true.into();
+        } else {
+            request["expires"] = json!(PULL_EXPIRES.as_nanos() as u64);
+            request["idle_heartbeat"] = json!(HEARTBEAT.as_nanos() as u64);
+        }
         let reply = format!("{}.{number}", self.inbox);
         let sent =
             self.broker.client.publish_with_reply(self.pull_subject.clone(), reply, Bytes::from(request.to_string()));
@@ -349,12 +365,12 @@ impl Session {
 }
 
 impl ConsumerInfo {
-    fn start(&self, found: Found) -> Start {
+    fn start(&self, found: Found, is_caught_up: bool) -> Start {
         Start {
             found,
             broker_time: self.ts.unwrap_or_else(Timestamp::local_now),
             created: self.created.clone(),
-            is_caught_up: self.num_pending == 0,
+            is_caught_up,
         }
     }
 }

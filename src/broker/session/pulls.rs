@@ -55,6 +55,11 @@ impl Pulls {
         Some(self.next_number)
     }
 
+    /// True where no pull is open any more.
+    pub(super) fn are_over(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// Takes a frame in; an error ends the session.
     pub(super) fn take(&mut self, frame: Frame) -> Result<(), Broken> {
         match frame {

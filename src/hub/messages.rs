@@ -1,0 +1,93 @@
+//! The hub's shared feeds: each stored message and each record, until its fate is durable.
+//!
+//! Owns the carrying out of fates, and what happens where that fails: the message is given back and comes again, so one that
+//! cannot be dealt with delays no other.
+
+use super::HubError;
+use super::fate::{Fate, Letter, Standing};
+use super::nodes::Nodes;
+use super::{records, results};
+use crate::broker::{BrokerError, Delivery, Feed, RawMessage};
+use crate::model::message::StreamKind;
+use crate::model::subject::RecordStream;
+use futures::StreamExt;
+use std::sync::Arc;
+
+/// Messages of one stream dealt with at once: enough to hide the round trips to the broker.
+const AT_ONCE: usize = 64;
+
+/// Follows one of the two message streams.
+pub(super) async fn follow(nodes: Arc<Nodes>, stream: StreamKind) -> Result<(), HubError> {
+    let mut feed = Feed::new(nodes.broker(), nodes.broker().names().stream(stream), None);
+    loop {
+        let batch = feed.next().await?;
+        let each = futures::stream::iter(batch).for_each_concurrent(AT_ONCE, |delivery| async {
+            let done = settle(&nodes, stream, &delivery.message).await;
+            hand_back(&feed, delivery, done).await;
+        });
+        each.await;
+    }
+}
+
+/// Follows the terminal records, for the results that go back to nodes.
+pub(super) async fn follow_acks(nodes: Arc<Nodes>) -> Result<(), HubError> {
+    let names = nodes.broker().names();
+    let filter = format!("{}.ack.>", names.prefix());
+    let mut feed = Feed::new(nodes.broker(), names.record_stream(RecordStream::Acks), Some(filter));
+    loop {
+        let batch = feed.next().await?;
+        let each = futures::stream::iter(batch).for_each_concurrent(AT_ONCE, |delivery| async {
+            let done = results::send_back(&nodes, &delivery.message).await;
+            hand_back(&feed, delivery, done).await;
+        });
+        each.await;
+    }
+}
+
+async fn hand_back(feed: &Feed, delivery: Delivery, done: Result<(), HubError>) {
+    let sent = match done {
+        Ok(()) => feed.ack(&delivery).await,
+        Err(error) => {
+            let RawMessage { subject, seq, .. } = &delivery.message;
+            tracing::warn!(%subject, %seq, error = %super::chain(&error), "left for later");
+            feed.give_back(&delivery).await
+        }
+    };
+    // The connection is closed for good; the feed's next pull ends the loop, and the message comes again elsewhere.
+    if let Err(BrokerError::Closed) = sent {
+        tracing::debug!(seq = %delivery.message.seq, "not acked");
+    }
+}
+
+/// Makes a message's fate durable. Safe to repeat.
+async fn settle(nodes: &Nodes, stream: StreamKind, message: &RawMessage) -> Result<(), HubError> {
+    let letter = Letter::read(nodes.broker().names(), stream, message);
+    let node = letter.node();
+    let mut standing = match node {
+        Some(node) => standing(nodes, node, &letter).await?,
+        None => Standing::Unknown { may_make: false },
+    };
+    // Making a node, or opening its events, may put its start behind this message: it is judged once more.
+    for _ in 0..2 {
+        let fate = letter.judge(standing);
+        match (fate, node) {
+            (Fate::Delivered, _) => return Ok(()),
+            (Fate::Answered(answer), _) => return records::answer(nodes.broker(), &letter, &answer).await,
+            (Fate::MakeNode, Some(node)) => standing = Standing::Known(nodes.make(node).await?.start),
+            (Fate::OpenEvents, Some(node)) if nodes.open_events(node).await? <= letter.at.seq => return Ok(()),
+            (Fate::OpenEvents | Fate::MakeNode, _) => {
+                if let Some(node) = node {
+                    standing = self::standing(nodes, node, &letter).await?;
+                }
+            }
+        }
+    }
+    Err(HubError::Contended { what: message.subject.clone() })
+}
+
+async fn standing(nodes: &Nodes, node: &crate::model::name::NodeName, letter: &Letter) -> Result<Standing, HubError> {
+    Ok(match nodes.spec(node).await? {
+        Some(spec) => Standing::Known(spec.start),
+        None => Standing::Unknown { may_make: nodes.may_make(letter).await? },
+    })
+}

@@ -1,0 +1,22 @@
+//! What the tests stand on: brokers, processes, command lines, links, and waiting.
+//!
+//! Everything started here ends when the test does, also when it fails. Nothing here knows how edgeward works inside:
+//! it starts binaries, publishes to subjects and reads records.
+
+// A harness offers more than the subjects of one day use.
+#![allow(dead_code, unused_imports)]
+
+mod broker;
+mod cli;
+mod fleet;
+mod process;
+mod proxy;
+mod tests;
+mod wait;
+
+pub use broker::TestBroker;
+pub use cli::{Cli, Said};
+pub use fleet::Fleet;
+pub use process::Process;
+pub use proxy::{Link, Proxy};
+pub use wait::{Look, SOON, wait_until};
