@@ -68,11 +68,11 @@ mod tests {
 
     /// The arguments and the stdin that `nats` gets when a shell runs the line.
     fn seen_by_nats(line: &str) -> (Vec<String>, Vec<u8>) {
-        let script = format!("nats() {{ printf '%s\\0' \"$@\"; printf '\\0\\0'; cat; }}\n{line}");
+        let script = format!("nats() {{ printf '%s\\0' \"$@\"; printf '\\001'; cat; }}\n{line}");
         let output = Command::new("/bin/sh").args(["-c", &script]).stdin(std::process::Stdio::null()).output().unwrap();
-        let end = output.stdout.windows(3).position(|w| w == [0, 0, 0]).unwrap();
-        let args = output.stdout[..end].split(|b| *b == 0).map(|a| String::from_utf8(a.to_vec()).unwrap()).collect();
-        (args, output.stdout[end + 3..].to_vec())
+        let end = output.stdout.iter().position(|b| *b == 1).unwrap();
+        let args = output.stdout[..end - 1].split(|b| *b == 0).map(|a| String::from_utf8(a.to_vec()).unwrap()).collect();
+        (args, output.stdout[end + 1..].to_vec())
     }
 
     fn message(body: &[u8]) -> Outgoing {
