@@ -21,8 +21,9 @@ use tokio::sync::watch;
 /// The durable that all hubs share on each stream.
 const DURABLE: &str = "_hub";
 
-/// How long a hub may take over a message before another one gets it.
-const ACK_WAIT: Duration = Duration::from_secs(30);
+/// How long a hub may take over a message before another one gets it; what a hub that died had in hand waits as long. A
+/// fate takes milliseconds, and giving one twice is harmless.
+const ACK_WAIT: Duration = Duration::from_secs(10);
 
 /// Messages that all hubs together may have in hand.
 const MAX_ACK_PENDING: usize = 4096;

@@ -1,6 +1,5 @@
 //! Streams, nodes, fates and results, on a nats-server of each test's own.
 
-use async_nats::jetstream;
 use edgeward::broker::topology::{self, Standing};
 use edgeward::broker::{Access, Broker, ConnectOptions, From, Outgoing, RawMessage};
 use edgeward::hub::{self, HubError, HubOptions};
@@ -60,8 +59,8 @@ impl Server {
         broker
     }
 
-    async fn raw(&self) -> jetstream::Context {
-        jetstream::new(async_nats::connect(&self.url).await.unwrap())
+    async fn raw(&self) -> Raw {
+        Raw(async_nats::connect(&self.url).await.unwrap())
     }
 
     /// A hub that is ready.
@@ -83,6 +82,17 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// The JetStream API as any client has it.
+struct Raw(async_nats::Client);
+
+impl Raw {
+    /// The answer, errors and all.
+    async fn ask(&self, path: &str) -> Value {
+        let answer = self.0.request(format!("$JS.API.{path}"), "".into()).await.unwrap();
+        serde_json::from_slice(&answer.payload).unwrap()
     }
 }
 
@@ -163,10 +173,9 @@ async fn with_start(broker: &Broker, node: &str) -> Spec {
         .await
 }
 
-async fn consumer(raw: &jetstream::Context, stream: &str, node: &str) -> Value {
+async fn consumer(raw: &Raw, stream: &str, node: &str) -> Value {
     eventually("a consumer", || async {
-        let info: Result<Value, _> = raw.request(format!("CONSUMER.INFO.{stream}.{node}"), &()).await;
-        info.ok().filter(|info| info.get("error").is_none())
+        Some(raw.ask(&format!("CONSUMER.INFO.{stream}.{node}")).await).filter(|info| info.get("error").is_none())
     })
     .await
 }
@@ -239,7 +248,7 @@ async fn a_stream_made_anew_begins_above_old_records() {
         let ack = ack.with("Fleet-Stream", "FLEET_COMMANDS").with("Fleet-Seq", seq);
         broker.publish(&ack, DEADLINE).await.unwrap();
     }
-    server.raw().await.delete_stream("FLEET_COMMANDS").await.unwrap();
+    server.raw().await.ask("STREAM.DELETE.FLEET_COMMANDS").await;
     topology::ensure(&broker, &config(true)).await.unwrap();
     assert_eq!(publish(&broker, "fleet.msg.n1.command.ops.shell", None).await, StreamSeq(42));
     let again = topology::plan(&broker, &config(true)).await.unwrap();
@@ -273,9 +282,9 @@ async fn a_first_message_makes_a_node_and_two_hubs_agree() {
 }
 
 /// Waits until the hubs have dealt with all that is stored.
-async fn drained(raw: &jetstream::Context, stream: &str) {
+async fn drained(raw: &Raw, stream: &str) {
     eventually("all dealt with", || async {
-        let info: Value = raw.request(format!("CONSUMER.INFO.{stream}._hub"), &()).await.unwrap();
+        let info = raw.ask(&format!("CONSUMER.INFO.{stream}._hub")).await;
         (info["num_pending"] == 0 && info["num_ack_pending"] == 0).then_some(())
     })
     .await;
@@ -468,7 +477,7 @@ async fn a_hub_outlives_its_consumer_and_its_broker() {
     with_start(&broker, "n1").await;
     let raw = server.raw().await;
     for stream in ["FLEET_COMMANDS", "FLEET_ACKS"] {
-        let _: Value = raw.request(format!("CONSUMER.DELETE.{stream}._hub"), &()).await.unwrap();
+        raw.ask(&format!("CONSUMER.DELETE.{stream}._hub")).await;
     }
     publish(&broker, "fleet.msg.n2.command.ops.shell", None).await;
     with_start(&broker, "n2").await;
