@@ -3,7 +3,7 @@
 //! Owns the shared durables `_hub` and their raw pulls. Gives headers, no bodies; an ack follows once a message's fate is
 //! durable, and what was not acked comes again. Never says what a message means.
 
-use super::api::API_TIMEOUT;
+use super::api::{API_TIMEOUT, nanos};
 use super::backoff::Backoff;
 use super::connect::{Broker, Link};
 use super::convert::from_wire;
@@ -286,10 +286,6 @@ fn place(reply: &str) -> Option<Place> {
         seq: StreamSeq(number(1)?.parse().ok()?),
         stored_at: Timestamp::from_nanos(number(3)?.parse().ok()?),
     })
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -239,6 +239,17 @@ async fn what_is_missing_is_refused_in_one_line() {
 }
 
 #[tokio::test]
+async fn a_user_without_the_hubs_rights_is_told_so() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let rights =
+        r#"authorization { users: [ { user: u, password: p, permissions: { publish: ["x"] } } ] }, no_auth_user: u"#;
+    std::fs::write(file.path(), rights).unwrap();
+    let server = Server::start(&["-js", "-c", file.path().to_str().unwrap()]);
+    let error = topology::plan(&server.broker().await, &config(true)).await.unwrap_err().to_string();
+    assert!(error.contains("this user may not ask") && error.contains("the hub's rights"), "{error}");
+}
+
+#[tokio::test]
 async fn a_stream_made_anew_begins_above_old_records() {
     let server = Server::start(&["-js"]);
     let broker = server.broker().await;
