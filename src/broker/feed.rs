@@ -25,8 +25,9 @@ const DURABLE: &str = "_hub";
 /// fate takes milliseconds, and giving one twice is harmless.
 const ACK_WAIT: Duration = Duration::from_secs(10);
 
-/// Messages that all hubs together may have in hand.
-const MAX_ACK_PENDING: usize = 4096;
+/// Messages that all hubs together may have in hand, those given back included: while many of these wait for something that
+/// fails, such as a full stream, others still come.
+const MAX_ACK_PENDING: usize = 20_000;
 
 /// Messages asked for at once: what a hub keeps in memory, headers only.
 const BATCH: usize = 512;
@@ -106,7 +107,7 @@ impl Feed {
                 Err(error) => {
                     self.pull = None;
                     let wait = self.backoff.wait();
-                    tracing::debug!(stream = %self.stream, %error, wait_ms = wait.as_millis(), "pull");
+                    tracing::warn!(stream = %self.stream, %error, "no messages from the hubs' consumer; trying again");
                     tokio::time::sleep(wait).await;
                 }
             }
@@ -157,7 +158,6 @@ impl Feed {
                     return Ok(batch);
                 }
                 Answer::Failed(reason) => {
-                    tracing::debug!(stream = %self.stream, reason, "pull");
                     return if batch.is_empty() { Err(self.failed(reason)) } else { Ok(batch) };
                 }
             }
