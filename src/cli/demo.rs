@@ -215,7 +215,7 @@ impl Demo {
         let record = call.settled().await?;
         expect(&record, name, State::Succeeded, Some(0))?;
         same("stdout", record.stdout.as_deref(), Some("better late\n"))?;
-        Ok(format!("{name} ran it {:.1} s after it was started again: better late", back.elapsed().as_secs_f64()))
+        Ok(format!("{name} ran it {} ms after it was started again: better late", back.elapsed().as_millis()))
     }
 
     async fn logs(&self, node: &str, centre: &str) -> Result<String, Wrong> {
