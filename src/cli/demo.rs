@@ -340,3 +340,36 @@ impl Drop for TempFolder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::id::{MessageId, MsgRef, StreamSeq};
+    use crate::model::message::StreamKind;
+    use crate::model::record::By;
+
+    #[test]
+    fn a_record_that_says_anything_else_is_wrong() {
+        let at = MsgRef { stream: StreamKind::Commands, seq: StreamSeq(1), stored_at: Timestamp::from_nanos(0) };
+        let stream = "FLEET_COMMANDS".to_owned();
+        let mut record = Record::bare(MessageId::fresh(), at, stream, "ship1", State::Failed, By::Node);
+        (record.exit_code, record.attempt) = (Some(3), 1);
+        expect(&record, "ship1", State::Failed, Some(3)).unwrap();
+        for (node, state, exit_code) in [
+            ("ship2", State::Failed, Some(3)),
+            ("ship1", State::Succeeded, Some(3)),
+            ("ship1", State::Failed, Some(0)),
+            ("ship1", State::Failed, None),
+        ] {
+            assert!(expect(&record, node, state, exit_code).is_err(), "{node} {state} {exit_code:?}");
+        }
+        record.attempt = 2;
+        assert!(expect(&record, "ship1", State::Failed, Some(3)).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_step_that_is_wrong_is_not_taken_for_right() {
+        assert!(shown("right", async { Ok("seen".to_owned()) }).await);
+        assert!(!shown("wrong", async { same("it", 1, 2).map(|()| String::new()) }).await);
+    }
+}
