@@ -233,7 +233,7 @@ impl Demo {
         let record = call.settled().await?;
         expect(&record, name, State::Succeeded, Some(0))?;
         same("stdout", record.stdout.as_deref(), Some("better late\n"))?;
-        Ok(format!("{name} ran it {:.1} s after it was started again: better late", back.elapsed().as_secs_f64()))
+        Ok(format!("{name} ran it {} ms after it was started again: better late", back.elapsed().as_millis()))
     }
 
     async fn logs(&self, node: &str, centre: &str) -> Result<String, Wrong> {
@@ -356,5 +356,38 @@ impl Drop for TempFolder {
         if let Err(error) = fs::remove_dir_all(&self.0) {
             tracing::warn!(folder = %self.0.display(), %error, "the demo's folder stays");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::id::{MessageId, MsgRef, StreamSeq};
+    use crate::model::message::StreamKind;
+    use crate::model::record::By;
+
+    #[test]
+    fn a_record_that_says_anything_else_is_wrong() {
+        let at = MsgRef { stream: StreamKind::Commands, seq: StreamSeq(1), stored_at: Timestamp::from_nanos(0) };
+        let stream = "FLEET_COMMANDS".to_owned();
+        let mut record = Record::bare(MessageId::fresh(), at, stream, "ship1", State::Failed, By::Node);
+        (record.exit_code, record.attempt) = (Some(3), 1);
+        expect(&record, "ship1", State::Failed, Some(3)).unwrap();
+        for (node, state, exit_code) in [
+            ("ship2", State::Failed, Some(3)),
+            ("ship1", State::Succeeded, Some(3)),
+            ("ship1", State::Failed, Some(0)),
+            ("ship1", State::Failed, None),
+        ] {
+            assert!(expect(&record, node, state, exit_code).is_err(), "{node} {state} {exit_code:?}");
+        }
+        record.attempt = 2;
+        assert!(expect(&record, "ship1", State::Failed, Some(3)).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_step_that_is_wrong_is_not_taken_for_right() {
+        assert!(shown("right", async { Ok("seen".to_owned()) }).await);
+        assert!(!shown("wrong", async { same("it", 1, 2).map(|()| String::new()) }).await);
     }
 }

@@ -8,4 +8,5 @@ mod harness;
 mod hub;
 mod layering;
 mod listed;
+mod local;
 mod rights;
