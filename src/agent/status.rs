@@ -183,8 +183,3 @@ fn uptime() -> Option<Duration> {
     let seconds: f64 = text.split_whitespace().next()?.parse().ok()?;
     Duration::try_from_secs_f64(seconds).ok()
 }
-
-/// When the host booted, by its own clock; for the start's log line.
-pub(crate) fn booted_at() -> Option<Timestamp> {
-    Some(Timestamp::local_now().minus(uptime()?))
-}
