@@ -12,7 +12,6 @@ use crate::model::jitter;
 use crate::model::message::StreamKind;
 use crate::model::node::{HostFacts, LaneFacts, PerStream, Starts, Status};
 use crate::model::subject::{NodeKey, RecordStream};
-use crate::model::time::Timestamp;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
