@@ -71,7 +71,8 @@ mod tests {
         let script = format!("nats() {{ printf '%s\\0' \"$@\"; printf '\\001'; cat; }}\n{line}");
         let output = Command::new("/bin/sh").args(["-c", &script]).stdin(std::process::Stdio::null()).output().unwrap();
         let end = output.stdout.iter().position(|b| *b == 1).unwrap();
-        let args = output.stdout[..end - 1].split(|b| *b == 0).map(|a| String::from_utf8(a.to_vec()).unwrap()).collect();
+        let args =
+            output.stdout[..end - 1].split(|b| *b == 0).map(|a| String::from_utf8(a.to_vec()).unwrap()).collect();
         (args, output.stdout[end + 1..].to_vec())
     }
 
