@@ -11,10 +11,14 @@ use edgeward::model::policy::Policy;
 use edgeward::model::subject::Names;
 use edgeward::model::time::Timestamp;
 use edgeward::operator;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::process::Stdio;
 use std::time::Duration;
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +33,10 @@ struct Lab {
 
 impl Lab {
     async fn start(nodes: &[&str]) -> Lab {
-        let broker = TestBroker::start().await;
+        Lab::at(TestBroker::start().await, nodes).await
+    }
+
+    async fn at(broker: TestBroker, nodes: &[&str]) -> Lab {
         let client = broker.client().await;
         let connect = ConnectOptions {
             servers: vec![broker.url()],
@@ -101,6 +108,38 @@ impl Drop for Lab {
     fn drop(&mut self) {
         self.agents.values().for_each(|(_, run)| run.abort());
         self.hub.abort();
+    }
+}
+
+/// A verb that goes on by itself, with its output as it comes.
+struct Running {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Running {
+    fn start(lab: &Lab, args: &[&str]) -> Running {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_edgeward"));
+        command.args(args).env("NATS_URL", lab.broker.url()).env("EDGEWARD_FROM", "ops").env("HOME", lab.folder.path());
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().expect("edgeward");
+        let lines = BufReader::new(child.stdout.take().expect("its stdout")).lines();
+        Running { child, lines }
+    }
+
+    async fn line(&mut self) -> String {
+        let line = tokio::time::timeout(SOON, self.lines.next_line()).await.expect("a line in time");
+        line.expect("stdout").expect("one more line")
+    }
+
+    fn interrupt(&self) {
+        let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw).expect("its pid");
+        kill_process(pid, Signal::INT).expect("a process to interrupt");
+    }
+
+    async fn end(self) -> (Option<i32>, String) {
+        let output = tokio::time::timeout(SOON, self.child.wait_with_output()).await.expect("it ends").expect("output");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     }
 }
 
@@ -311,3 +350,79 @@ async fn the_line_of_a_dry_run_stores_the_same_message() {
     assert_eq!(rows.len(), 1, "{rows:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_detaches_and_says_how_to_come_back() {
+    let lab = Lab::start(&["ship1"]).await;
+    let run = Running::start(&lab, &["run", "ship1", "sleep 1.5; echo done"]);
+    wait_until(SOON, "the command to run", async || {
+        let status = lab.cli().run(&["status", "1"]).await;
+        if status.stdout.contains("running") || status.stdout.contains("delivered") {
+            Ok(())
+        } else {
+            Err(status.stdout)
+        }
+    })
+    .await;
+    run.interrupt();
+    let (code, stderr) = run.end().await;
+    assert_eq!(code, Some(3));
+    assert!(stderr.contains("detached; nothing is cancelled; edgeward wait 1"), "{stderr}");
+    lab.cli().run(&["wait", "1", "--for", "20s"]).await.exits(0);
+    assert_eq!(lab.cli().run(&["result", "1"]).await.exits(0).stdout, "done\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_are_followed_each_once() {
+    let lab = Lab::start(&[]).await;
+    let publish = async |text: &str| {
+        let event = ErrorEvent::new("ship1", Severity::Error, Code::Io, text, Timestamp::local_now());
+        lab.publish(Outgoing::new("fleet.error.ship1.error.io", event.encode())).await;
+    };
+    publish("first").await;
+    let mut follow = Running::start(&lab, &["errors", "--follow"]);
+    assert!(follow.line().await.ends_with("io  first"));
+    publish("second").await;
+    publish("third").await;
+    assert!(follow.line().await.ends_with("io  second"));
+    assert!(follow.line().await.ends_with("io  third"));
+    follow.interrupt();
+    assert_eq!(follow.end().await.0, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_outlives_the_broker() {
+    let mut lab = Lab::start(&["ship1"]).await;
+    let run = Running::start(&lab, &["run", "ship1", "sleep 2; echo done"]);
+    wait_until(SOON, "the command to be on the node", async || {
+        let status = lab.cli().run(&["status", "1"]).await;
+        if status.stdout.contains("running") { Ok(()) } else { Err(status.stdout) }
+    })
+    .await;
+    lab.broker.server.restart().await.expect("a restart");
+    let mut run = run;
+    assert_eq!(run.line().await, "done");
+    assert_eq!(run.end().await, (Some(0), String::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_right_is_told_at_once_and_by_name() {
+    let key = nkeys::KeyPair::new_user();
+    let users = format!(
+        r#"no_auth_user: all
+        authorization {{ users: [
+            {{ user: all, password: x }}
+            {{ nkey: {}, permissions: {{ publish: {{ deny: ["fleet.msg.ship2.>"] }} }} }}
+        ] }}"#,
+        key.public_key()
+    );
+    let lab = Lab::at(TestBroker::with(|options| options.extra_config = users).await, &["ship1", "ship2"]).await;
+    let seed = lab.folder.path().join("ops.nk");
+    std::fs::write(&seed, key.seed().unwrap()).unwrap();
+    let cli = lab.cli().env("NATS_NKEY", seed.to_str().unwrap()).within(Duration::from_secs(10));
+    cli.run(&["run", "ship1", "true"]).await.exits(0);
+    let said = cli.run(&["run", "ship2", "true"]).await.exits(7);
+    assert!(said.stderr.contains("no right to publish to `fleet.msg.ship2.command.ops.shell`"), "{said:?}");
+    // What could be stored is, and is waited for.
+    let said = cli.run(&["run", "ship1,ship2", "echo hi"]).await.exits(7);
+    assert_eq!(said.stdout, "ship1: hi\n");
+}
