@@ -183,6 +183,9 @@ async fn run_shows_what_a_command_wrote_and_ends_as_it_did() {
     assert_eq!(rows[0]["id"], rows[1]["id"], "one call has one id");
     assert_eq!(rows[0]["record"]["exit_code"], 0);
 
+    let said = cli.run(&["run", "ship1", "head -c 100000 /dev/zero | tr '\\0' x"]).await.exits(0);
+    assert!(said.stderr.contains("the output is cut: head and tail of 100000 bytes on stdout"), "{}", said.stderr);
+
     let said = cli.run(&["run", "@web", "true"]).await.exits(4);
     assert!(said.stderr.contains("@web: undeliverable"), "{said:?}");
 }
@@ -257,6 +260,13 @@ async fn waiting_ends_when_it_should_and_says_why() {
     let said = cli.run(&["run", "ship1", "true", "--wait", "6s"]).await.exits(3);
     assert!(said.stderr.contains("ship1: behind ") && said.stderr.contains("; use --lane"), "{said:?}");
     cli.run(&["run", "ship1", "true", "--lane", "other", "--wait", "20s"]).await.exits(0);
+
+    let silent = r#"{"v":1,"node":"ship9","interval_s":0.1}"#;
+    lab.publish(Outgoing::new("$KV.FLEET_NODES.status.ship9", silent)).await;
+    lab.contact("ship9", Contact::Silent).await;
+    let said = cli.run(&["run", "ship9", "true", "-o", "json"]).await.exits(3);
+    assert!(said.stderr.contains("ship9 silent for ") && said.stderr.contains("will run on return"), "{said:?}");
+    assert_eq!(objects(&said.stdout)[0]["contact"], "silent");
 
     lab.stop_agent("ship2").await;
     let said = cli.run(&["run", "ship2", "echo back"]).await.exits(3);
