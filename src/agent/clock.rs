@@ -27,6 +27,14 @@ impl Clock {
         *self.base.lock().unwrap_or_else(PoisonError::into_inner) = (time, Instant::now());
     }
 
+    /// The broker's clock has passed `time`: it stored something then.
+    pub(crate) fn at_least(&self, time: Timestamp) {
+        let mut base = self.base.lock().unwrap_or_else(PoisonError::into_inner);
+        if base.0.plus(base.1.elapsed()) < time {
+            *base = (time, Instant::now());
+        }
+    }
+
     /// The broker's time.
     pub(crate) fn now(&self) -> Timestamp {
         let (time, at) = *self.base.lock().unwrap_or_else(PoisonError::into_inner);
@@ -51,6 +59,16 @@ mod tests {
         clock.heard(broker);
         assert!(clock.now().since(broker) < Duration::from_secs(5));
         assert!(clock.offset() > 0);
+    }
+
+    #[test]
+    fn what_is_stored_moves_it_on_and_never_back() {
+        let clock = Clock::new(0, None);
+        let later = clock.now().plus(Duration::from_secs(60));
+        clock.at_least(later);
+        assert!(clock.now() >= later);
+        clock.at_least(Timestamp::from_nanos(0));
+        assert!(clock.now() >= later);
     }
 
     #[test]

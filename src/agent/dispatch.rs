@@ -173,6 +173,7 @@ impl Dispatcher {
 
     /// Judges messages and takes them in one commit; those whose lane is free begin in it.
     async fn arrived(&mut self, messages: Vec<StoredMessage>) -> Result<(), JournalError> {
+        messages.iter().for_each(|message| self.node.clock.at_least(message.at.stored_at));
         let now = self.node.clock.now();
         let mut judged: Vec<Judged> = Vec::with_capacity(messages.len());
         let mut lanes_here: HashSet<LaneKey> = HashSet::new();

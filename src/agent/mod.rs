@@ -1,8 +1,8 @@
 //! The agent: a node's side. It takes messages, runs them, and says what became of them, with or without a link.
 //!
-//! A message's way: [`intake`] hands it to [`dispatch`], which judges it and takes it into the journal; a [`worker`] runs
-//! its method and finishes it there; the [`outbox`] publishes what is to be said. Each part is a task; they share
-//! [`node::Node`] and talk through the dispatcher's queue and the journal.
+//! A message's way: `intake` hands it to `dispatch`, which judges it and takes it into the journal; a `worker` runs its
+//! method and finishes it there; the `outbox` publishes what is to be said. Each part is a task; they share a `Node` and
+//! talk through the dispatcher's queue and the journal.
 //!
 //! Owns the start and the orderly stop. Never acks what is not in the journal.
 
@@ -105,6 +105,8 @@ pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce()
     let dispatching = tokio::spawn(dispatcher.run(stop.clone()));
     ready();
     let failed = tokio::select! {
+        // Intake ends on `stop`, too: that is no failure.
+        biased;
         () = stop.cancelled() => None,
         part = parts.failed() => Some(part),
     };

@@ -53,3 +53,8 @@ impl Broker {
         })
     }
 }
+
+/// A duration as the API has it: in nanoseconds.
+pub(super) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -3,7 +3,7 @@
 //! Owns the shared durables `_hub` and their raw pulls. Gives headers, no bodies; an ack follows once a message's fate is
 //! durable, and what was not acked comes again. Never says what a message means.
 
-use super::api::API_TIMEOUT;
+use super::api::{API_TIMEOUT, nanos};
 use super::connect::{Broker, Link};
 use super::convert::from_wire;
 use super::error::BrokerError;
@@ -21,11 +21,13 @@ use tokio::sync::watch;
 /// The durable that all hubs share on each stream.
 const DURABLE: &str = "_hub";
 
-/// How long a hub may take over a message before another one gets it.
-const ACK_WAIT: Duration = Duration::from_secs(30);
+/// How long a hub may take over a message before another one gets it; what a hub that died had in hand waits as long. A
+/// fate takes milliseconds, and giving one twice is harmless.
+const ACK_WAIT: Duration = Duration::from_secs(10);
 
-/// Messages that all hubs together may have in hand.
-const MAX_ACK_PENDING: usize = 4096;
+/// Messages that all hubs together may have in hand, those given back included: while many of these wait for something that
+/// fails, such as a full stream, others still come.
+const MAX_ACK_PENDING: usize = 20_000;
 
 /// Messages asked for at once: what a hub keeps in memory, headers only.
 const BATCH: usize = 512;
@@ -105,7 +107,7 @@ impl Feed {
                 Err(error) => {
                     self.pull = None;
                     let wait = self.backoff.next_wait();
-                    tracing::debug!(stream = %self.stream, %error, wait_ms = wait.as_millis(), "pull");
+                    tracing::warn!(stream = %self.stream, %error, "no messages from the hubs' consumer; trying again");
                     tokio::time::sleep(wait).await;
                 }
             }
@@ -156,7 +158,6 @@ impl Feed {
                     return Ok(batch);
                 }
                 Answer::Failed(reason) => {
-                    tracing::debug!(stream = %self.stream, reason, "pull");
                     return if batch.is_empty() { Err(self.failed(reason)) } else { Ok(batch) };
                 }
             }
@@ -285,10 +286,6 @@ fn place(reply: &str) -> Option<Place> {
         seq: StreamSeq(number(1)?.parse().ok()?),
         stored_at: Timestamp::from_nanos(number(3)?.parse().ok()?),
     })
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 //!
 //! Owns the steps. Sends and waits as any operator does, through `operator`.
 
-use super::error::chain;
+use super::error::{CliError, chain};
+use super::exit::ExitCode;
+use super::service;
 use super::up::{self, Part, UpError, connect, describe, find_server, in_contact, show};
 use crate::broker::Broker;
 use crate::model::config::Config;
@@ -36,6 +38,22 @@ const TOO_SHORT: Duration = Duration::from_millis(500);
 
 const SENDER: &str = "ops";
 const NODES: [&str; 3] = ["ship1", "ship2", "central"];
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Leave it running, with lines to try in another terminal.
+    #[arg(long)]
+    keep: bool,
+}
+
+/// The verb.
+pub(super) async fn verb(args: &Args) -> Result<ExitCode, CliError> {
+    match run(args.keep, service::stop_on_signal()?).await {
+        Ok(true) => Ok(ExitCode::Succeeded),
+        Ok(false) => Ok(ExitCode::Failed),
+        Err(error) => Err(CliError::new(ExitCode::Failed, chain(&error))),
+    }
+}
 
 /// Why the demo could not go on, as opposed to a step that came out wrong.
 #[derive(Debug, thiserror::Error)]
@@ -215,7 +233,7 @@ impl Demo {
         let record = call.settled().await?;
         expect(&record, name, State::Succeeded, Some(0))?;
         same("stdout", record.stdout.as_deref(), Some("better late\n"))?;
-        Ok(format!("{name} ran it {:.1} s after it was started again: better late", back.elapsed().as_secs_f64()))
+        Ok(format!("{name} ran it {} ms after it was started again: better late", back.elapsed().as_millis()))
     }
 
     async fn logs(&self, node: &str, centre: &str) -> Result<String, Wrong> {
@@ -338,5 +356,38 @@ impl Drop for TempFolder {
         if let Err(error) = fs::remove_dir_all(&self.0) {
             tracing::warn!(folder = %self.0.display(), %error, "the demo's folder stays");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::id::{MessageId, MsgRef, StreamSeq};
+    use crate::model::message::StreamKind;
+    use crate::model::record::By;
+
+    #[test]
+    fn a_record_that_says_anything_else_is_wrong() {
+        let at = MsgRef { stream: StreamKind::Commands, seq: StreamSeq(1), stored_at: Timestamp::from_nanos(0) };
+        let stream = "FLEET_COMMANDS".to_owned();
+        let mut record = Record::bare(MessageId::fresh(), at, stream, "ship1", State::Failed, By::Node);
+        (record.exit_code, record.attempt) = (Some(3), 1);
+        expect(&record, "ship1", State::Failed, Some(3)).unwrap();
+        for (node, state, exit_code) in [
+            ("ship2", State::Failed, Some(3)),
+            ("ship1", State::Succeeded, Some(3)),
+            ("ship1", State::Failed, Some(0)),
+            ("ship1", State::Failed, None),
+        ] {
+            assert!(expect(&record, node, state, exit_code).is_err(), "{node} {state} {exit_code:?}");
+        }
+        record.attempt = 2;
+        assert!(expect(&record, "ship1", State::Failed, Some(3)).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_step_that_is_wrong_is_not_taken_for_right() {
+        assert!(shown("right", async { Ok("seen".to_owned()) }).await);
+        assert!(!shown("wrong", async { same("it", 1, 2).map(|()| String::new()) }).await);
     }
 }

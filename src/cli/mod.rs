@@ -2,16 +2,20 @@
 //!
 //! Owns what is printed, and exit codes. Never speaks to the broker itself; the operator's library does.
 
+mod agent;
 mod args;
 mod completions;
 pub mod config;
 mod config_verb;
 mod context;
+pub mod demo;
 mod dry_run;
 pub mod error;
 mod errors;
 pub mod exit;
 mod history;
+mod hub;
+mod init;
 mod message;
 mod nodes;
 mod output;
@@ -20,8 +24,10 @@ mod result;
 mod run;
 mod send;
 mod sending;
+mod service;
 mod session;
 mod status;
+pub mod up;
 mod wait;
 mod watching;
 
@@ -47,6 +53,16 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Show the main job on a broker of its own.
+    Demo(demo::Args),
+    /// Bring up nats-server, hub and an agent on this machine.
+    Up(up::Args),
+    /// Run messages on this node, as a service.
+    Agent(agent::Args),
+    /// Make streams and nodes, and answer for what no node can, as a service.
+    Hub(hub::Args),
+    /// Make or upgrade the streams.
+    Init(init::Args),
     /// Send a message, wait, and show what became of it.
     Run(run::Args),
     /// Send a message and come back as soon as it is stored.
@@ -85,7 +101,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, u8> {
 impl Cli {
     /// What is logged where `EDGEWARD_LOG` says nothing.
     pub fn default_log(&self) -> &'static str {
-        "warn"
+        match self.verb {
+            Verb::Agent(_) | Verb::Hub(_) => "info",
+            _ => "warn",
+        }
     }
 
     /// Carries out the verb; everything is said when it returns.
@@ -102,6 +121,11 @@ impl Cli {
     async fn dispatch(self) -> Result<ExitCode, CliError> {
         let session = session::Session::new(self.global, self.output);
         match self.verb {
+            Verb::Demo(args) => demo::verb(&args).await,
+            Verb::Up(args) => up::verb(&session, &args).await,
+            Verb::Agent(args) => agent::run(&session, &args).await,
+            Verb::Hub(args) => hub::run(&session, &args).await,
+            Verb::Init(args) => init::run(&session, &args).await,
             Verb::Run(args) => run::run(&session, &args).await,
             Verb::Send(args) => send::run(&session, &args).await,
             Verb::Status(args) => status::run(&session, &args).await,

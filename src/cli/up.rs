@@ -4,8 +4,12 @@
 //! Owns starting and stopping these parts in order, and bringing the broker back when it dies. Never touches what they
 //! store.
 
-use super::error::chain;
+use super::config::{Loaded, Scope};
+use super::error::{CliError, chain};
+use super::exit::ExitCode;
 use super::say;
+use super::service::{self, NodeArgs, NodePlace};
+use super::session::Session;
 use crate::agent::{self, AgentError, Ended};
 use crate::broker::{Access, Broker, BrokerError, ConnectOptions};
 use crate::hub::{self, HubError};
@@ -39,6 +43,23 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// A broker that has lived so long since its start is not one that keeps dying.
 const STEADY: Duration = Duration::from_secs(60);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+/// The verb.
+pub(super) async fn verb(session: &Session, args: &Args) -> Result<ExitCode, CliError> {
+    let mut loaded = Loaded::load(&session.global, None, &session.env, Scope::Service)?;
+    // What it talks to is its own broker, without credentials.
+    loaded.config = local_config(&loaded.config, "");
+    let NodePlace { node, state_dir, policy } = args.node.place(session, &loaded)?;
+    let options = UpOptions { config: loaded.config, node, state_dir, policy };
+    let ended = run(options, service::stop_on_signal()?).await;
+    ended.map(|()| ExitCode::Succeeded).map_err(|error| CliError::new(ExitCode::Failed, chain(&error)))
+}
 
 /// What to bring up.
 #[derive(Debug, Clone)]

@@ -34,9 +34,9 @@ pub enum Fate {
     /// The node's consumer gives it to the node.
     Delivered,
     /// The node is not there, or not ready yet; it is made, and then the message judged again.
-    MakeNode,
+    MakeNode(NodeName),
     /// The node has no consumer for events yet, or this is the event for which it gets one.
-    OpenEvents,
+    OpenEvents(NodeName),
     /// No node can answer; the hub does.
     Answered(Answer),
 }
@@ -110,21 +110,21 @@ impl Letter {
         };
         let starts = match standing {
             Standing::Known(starts) => starts,
-            Standing::Unknown { may_make: true } => return Fate::MakeNode,
+            Standing::Unknown { may_make: true } => return Fate::MakeNode(node.clone()),
             Standing::Unknown { may_make: false } => {
                 let text = format!("there is no node `{node}`");
                 return answered(node.as_str(), State::Undeliverable, Code::UnknownNode, text);
             }
         };
         match (*starts.get(self.at.stream), self.at.stream) {
-            (None, StreamKind::Commands) => Fate::MakeNode,
-            (None, StreamKind::Events) => Fate::OpenEvents,
+            (None, StreamKind::Commands) => Fate::MakeNode(node.clone()),
+            (None, StreamKind::Events) => Fate::OpenEvents(node.clone()),
             (Some(start), _) if self.at.seq < start => {
                 let text = format!("stored before the first message of `{node}`, {start}");
                 answered(node.as_str(), State::Undeliverable, Code::BeforeStart, text)
             }
             // A hub may have died after it wrote the start: its announcement is repeated with the event itself.
-            (Some(start), StreamKind::Events) if self.at.seq == start => Fate::OpenEvents,
+            (Some(start), StreamKind::Events) if self.at.seq == start => Fate::OpenEvents(node.clone()),
             (Some(_), _) => Fate::Delivered,
         }
     }
@@ -179,6 +179,10 @@ mod tests {
         Standing::Known(PerStream { commands: Some(StreamSeq(commands)), events: events.map(StreamSeq) })
     }
 
+    fn n1() -> NodeName {
+        "n1".parse().unwrap()
+    }
+
     fn code(fate: Fate) -> (String, State, Code) {
         match fate {
             Fate::Answered(Answer { node, state, error }) => (node, state, error.code),
@@ -192,14 +196,14 @@ mod tests {
         assert_eq!(command(5).judge(known(5, None)), Fate::Delivered);
         let early = command(4).judge(known(5, None));
         assert_eq!(code(early), ("n1".to_owned(), State::Undeliverable, Code::BeforeStart));
-        assert_eq!(command(4).judge(Standing::Known(Starts::default())), Fate::MakeNode, "made by half");
+        assert_eq!(command(4).judge(Standing::Known(Starts::default())), Fate::MakeNode(n1()), "made by half");
     }
 
     #[test]
     fn the_first_event_opens_the_stream_and_repeats_it() {
         let event = |seq| letter(StreamKind::Events, "fleet.msg.n1.event.ops.log", seq);
-        assert_eq!(event(3).judge(known(9, None)), Fate::OpenEvents);
-        assert_eq!(event(3).judge(known(9, Some(3))), Fate::OpenEvents);
+        assert_eq!(event(3).judge(known(9, None)), Fate::OpenEvents(n1()));
+        assert_eq!(event(3).judge(known(9, Some(3))), Fate::OpenEvents(n1()));
         assert_eq!(event(4).judge(known(9, Some(3))), Fate::Delivered);
         assert_eq!(code(event(2).judge(known(9, Some(3)))).2, Code::BeforeStart);
     }
@@ -207,7 +211,7 @@ mod tests {
     #[test]
     fn unknown_names_are_made_or_answered() {
         let command = letter(StreamKind::Commands, "fleet.msg.n1.command.ops.shell", 5);
-        assert_eq!(command.judge(Standing::Unknown { may_make: true }), Fate::MakeNode);
+        assert_eq!(command.judge(Standing::Unknown { may_make: true }), Fate::MakeNode(n1()));
         let refused = command.judge(Standing::Unknown { may_make: false });
         assert_eq!(code(refused), ("n1".to_owned(), State::Undeliverable, Code::UnknownNode));
         let group = letter(StreamKind::Commands, "fleet.msg.@all.command.ops.shell", 5).judge(known(1, None));

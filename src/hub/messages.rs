@@ -61,23 +61,18 @@ async fn hand_back(feed: &Feed, delivery: Delivery, done: Result<(), HubError>) 
 
 /// Makes a message's fate durable. Safe to repeat.
 async fn settle(nodes: &Nodes, stream: StreamKind, message: &RawMessage) -> Result<(), HubError> {
+    /// A node made, its events opened, and the message judged by what came of it.
+    const STEPS: usize = 3;
     let letter = Letter::read(nodes.broker().names(), stream, message);
-    let node = letter.node();
-    let mut standing = match node {
-        Some(node) => standing(nodes, node, &letter).await?,
-        None => Standing::Unknown { may_make: false },
-    };
-    // Making a node, or opening its events, may put its start behind this message: it is judged once more.
-    for _ in 0..2 {
-        let fate = letter.judge(standing);
-        match (fate, node) {
-            (Fate::Delivered, _) => return Ok(()),
-            (Fate::Answered(answer), _) => return records::answer(nodes.broker(), &letter, &answer).await,
-            (Fate::MakeNode, Some(node)) => standing = Standing::Known(nodes.make(node).await?.start),
-            (Fate::OpenEvents, Some(node)) if nodes.open_events(node).await? <= letter.at.seq => return Ok(()),
-            (Fate::OpenEvents | Fate::MakeNode, _) => {
-                if let Some(node) = node {
-                    standing = self::standing(nodes, node, &letter).await?;
+    for _ in 0..STEPS {
+        match letter.judge(standing(nodes, &letter).await?) {
+            Fate::Delivered => return Ok(()),
+            Fate::Answered(answer) => return records::answer(nodes.broker(), &letter, &answer).await,
+            Fate::MakeNode(node) => drop(nodes.make(&node).await?),
+            Fate::OpenEvents(node) => {
+                // Its events may begin behind this one; then it is judged by that.
+                if nodes.open_events(&node).await? <= letter.at.seq {
+                    return Ok(());
                 }
             }
         }
@@ -85,7 +80,8 @@ async fn settle(nodes: &Nodes, stream: StreamKind, message: &RawMessage) -> Resu
     Err(HubError::Contended { what: message.subject.clone() })
 }
 
-async fn standing(nodes: &Nodes, node: &crate::model::name::NodeName, letter: &Letter) -> Result<Standing, HubError> {
+async fn standing(nodes: &Nodes, letter: &Letter) -> Result<Standing, HubError> {
+    let Some(node) = letter.node() else { return Ok(Standing::Unknown { may_make: false }) };
     Ok(match nodes.spec(node).await? {
         Some(spec) => Standing::Known(spec.start),
         None => Standing::Unknown { may_make: nodes.may_make(letter).await? },

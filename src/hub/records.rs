@@ -7,6 +7,7 @@ use super::HubError;
 use super::fate::{Answer, Letter};
 use crate::broker::{Broker, From, Outgoing, PublishError, RawMessage};
 use crate::model::error_event::ErrorEvent;
+use crate::model::id::StreamSeq;
 use crate::model::record::{DuplicateOf, Record};
 use crate::model::state::State;
 use crate::model::subject::{RecordClass, RecordStream, RecordSubject};
@@ -24,7 +25,7 @@ pub(super) async fn answer(broker: &Broker, letter: &Letter, answer: &Answer) ->
     let outgoing = Outgoing { subject: ack.clone(), headers: record.headers(), body: record.encode().into() };
     match broker.publish(&outgoing.expecting_last(0), PUBLISH_TIMEOUT).await {
         Ok(_) => {
-            tracing::info!(message = %letter.at, node = %answer.node, state = %answer.state, code = %answer.error.code, "answered");
+            tracing::debug!(message = %letter.at, node = %answer.node, state = %answer.state, code = %answer.error.code, "answered");
             Ok(())
         }
         Err(PublishError::WrongLast) => link(broker, &subject, record).await,
@@ -83,7 +84,7 @@ pub(super) async fn tell_once(broker: &Broker, event: &ErrorEvent) -> Result<(),
     let subject = names.error(&event.node, event.severity.as_str(), event.code.as_str());
     for _ in 0..ROUNDS {
         let last = broker.get_last_at_leader(&stream, &subject).await?;
-        let told = broker.read_all(&stream, &subject, From::Seq(crate::model::id::StreamSeq(1)), LOOK_BACK).await?;
+        let told = broker.read_all(&stream, &subject, From::Seq(StreamSeq(1)), LOOK_BACK).await?;
         if told.iter().chain(&last).any(|message| is_event(message, event)) {
             return Ok(());
         }

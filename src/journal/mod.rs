@@ -14,6 +14,8 @@ mod outbox;
 mod rows;
 mod schema;
 mod take;
+#[cfg(test)]
+mod tests;
 mod work;
 mod writer;
 

@@ -9,4 +9,5 @@ mod harness;
 mod hub;
 mod layering;
 mod listed;
+mod local;
 mod rights;

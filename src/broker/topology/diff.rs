@@ -2,8 +2,10 @@
 //!
 //! Owns the judgement per setting: changed at once, left because a change would lose something, or unusable.
 
+use crate::model::time::format_duration;
 use serde_json::{Map, Value};
 use std::fmt;
+use std::time::Duration;
 
 /// What is done about a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,12 +33,21 @@ pub struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} -> {}", self.field, self.found, self.wanted)?;
+        write!(f, "{}: {} -> {}", self.field, readable(&self.field, &self.found), readable(&self.field, &self.wanted))?;
         match self.handling {
             Handling::Change => Ok(()),
             Handling::Keep(reason) => write!(f, " (left: {reason})"),
             Handling::Refuse(remedy) => write!(f, " (refused: {remedy})"),
         }
+    }
+}
+
+/// A value as people read it: the API has times in nanoseconds.
+fn readable(field: &str, value: &Value) -> String {
+    match (field, value.as_u64()) {
+        ("max_age", Some(0)) => "unlimited".to_owned(),
+        ("max_age" | "duplicate_window", Some(nanos)) => format_duration(Duration::from_nanos(nanos)),
+        _ => value.to_string(),
     }
 }
 
@@ -119,8 +130,9 @@ mod tests {
 
     #[test]
     fn nothing_is_changed_that_would_lose_messages() {
-        let shorter = diff(json!({ "max_age": 100 }), json!({ "max_age": 50 }));
+        let shorter = diff(json!({ "max_age": 7_200_000_000_000u64 }), json!({ "max_age": 60_000_000_000u64 }));
         assert!(matches!(shorter[0].handling, Handling::Keep(_)));
+        assert!(shorter[0].to_string().starts_with("max_age: 2h -> 1m (left"), "{}", shorter[0]);
         let longer = diff(json!({ "max_age": 50 }), json!({ "max_age": 100 }));
         assert_eq!(longer[0].handling, Handling::Change);
         let endless = diff(json!({ "max_age": 50 }), json!({ "max_age": 0 }));

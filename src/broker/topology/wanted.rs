@@ -2,6 +2,7 @@
 //!
 //! Owns every stream setting and how the disk is shared out. Never speaks to the broker.
 
+use crate::broker::api::nanos;
 use crate::broker::error::BrokerError;
 use crate::model::config::HubConfig;
 use crate::model::message::StreamKind;
@@ -106,10 +107,6 @@ pub(super) fn into_map(value: Value) -> Map<String, Value> {
         Value::Object(map) => map,
         _ => Map::new(),
     }
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Shares `total` bytes out by these hundredths. Shares below the least one are raised to it, at the cost of the larger

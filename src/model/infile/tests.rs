@@ -1,3 +1,5 @@
+//! The rules of message files, one by one.
+
 use super::*;
 use crate::model::header::{OnCrash, Retries};
 use crate::model::time::StartBy;

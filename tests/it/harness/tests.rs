@@ -4,6 +4,7 @@
 use super::cli::split;
 use super::*;
 use edgeward::broker::Outgoing;
+use edgeward::model::state::State;
 use futures::FutureExt;
 use rustix::process::Signal;
 use std::panic::AssertUnwindSafe;
@@ -174,4 +175,25 @@ async fn a_process_is_killed_stopped_and_started_again() {
     let status = process.stop().await;
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(Signal::TERM.as_raw()));
     assert!(!process.is_running());
+}
+
+#[tokio::test]
+async fn a_fleet_runs_commands_and_comes_back_after_kills() {
+    let mut fleet = Fleet::start(&["ship1", "ship2"]).await;
+    for node in ["ship1", "ship2"] {
+        let record = fleet.run(node, "shell", format!("echo {node}")).await;
+        assert_eq!((record.state, record.stdout), (State::Succeeded, Some(format!("{node}\n"))));
+    }
+    fleet.agent("ship2").kill();
+    let waiting = fleet.command("ship2", "shell", "echo later").await;
+    fleet.start_agent("ship2").await;
+    assert_eq!(fleet.record("ship2", "ops", "shell", &waiting).await.stdout.as_deref(), Some("later\n"));
+    let ended = fleet.agent("ship1").stop().await;
+    assert!(ended.success(), "{ended}");
+    assert_eq!(fleet.status("ship1").await.and_then(|status| status.stopped), Some(true));
+    fleet.hub.restart();
+    fleet.start_agent("ship1").await;
+    let failed = fleet.run("ship1", "shell", "exit 3").await;
+    assert_eq!((failed.state, failed.exit_code), (State::Failed, Some(3)));
+    assert_eq!(fleet.cli().run(&["run", "ship1", "echo hi"]).await.ok(), "hi\n");
 }

@@ -1,0 +1,138 @@
+//! What agent, hub and `up` have in common as services: who and where they are, when they are told to stop, and what
+//! systemd is told (`sd_notify(3)`).
+//!
+//! Owns defaults of node name, state folder and policy file. Never runs a service itself.
+
+use super::config::{Env, Loaded};
+use super::error::CliError;
+use super::exit::ExitCode;
+use super::session::Session;
+use crate::model::name::NodeName;
+use crate::model::policy::Policy;
+use sd_notify::NotifyState;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Options of the verbs that run an agent.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct NodeArgs {
+    /// This node's name (default: the first label of the host's name).
+    #[arg(long, value_name = "NAME")]
+    node: Option<NodeName>,
+    /// Where journal, logs and inmsg.txt are (default: /var/lib/edgeward, or below $XDG_STATE_HOME).
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Which senders may do what (default: policy.toml beside the config file).
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+}
+
+/// An agent's identity.
+pub(super) struct NodePlace {
+    pub(super) node: NodeName,
+    pub(super) state_dir: PathBuf,
+    pub(super) policy: Policy,
+}
+
+impl NodeArgs {
+    /// Lays options, configuration and defaults over each other.
+    pub(super) fn place(&self, session: &Session, loaded: &Loaded) -> Result<NodePlace, CliError> {
+        let config = &loaded.config;
+        let node = match self.node.clone().or_else(|| config.node.clone()) {
+            Some(node) => node,
+            None => host_label()?,
+        };
+        let state_dir = self.state_dir.clone().or_else(|| config.state_dir.clone());
+        let state_dir = match state_dir {
+            Some(dir) => dir,
+            None => default_state_dir(&session.env)?,
+        };
+        let policy = self.policy.clone().or_else(|| config.agent.policy.clone());
+        let policy = read_policy(policy.as_deref(), loaded)?;
+        Ok(NodePlace { node, state_dir, policy })
+    }
+}
+
+fn host_label() -> Result<NodeName, CliError> {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let label = name.split('.').next().unwrap_or_default();
+    label.parse().map_err(|e| unusable(format!("the host's name gives no node name: {e}")).hint("give --node NAME"))
+}
+
+fn default_state_dir(env: &Env) -> Result<PathBuf, CliError> {
+    // systemd tells where StateDirectory= is.
+    if let Some(dir) = env.get("STATE_DIRECTORY").and_then(|dirs| dirs.split(':').next()) {
+        return Ok(dir.into());
+    }
+    if rustix::process::geteuid().is_root() {
+        return Ok("/var/lib/edgeward".into());
+    }
+    let home = env.get("HOME").map(|home| Path::new(home).join(".local/state"));
+    let base = env.get("XDG_STATE_HOME").map(PathBuf::from).or(home);
+    base.map(|base| base.join("edgeward")).ok_or_else(|| unusable("there is no HOME").hint("give --state-dir DIR"))
+}
+
+/// The named policy file, else the one beside the config file; where there is none, credentials decide.
+fn read_policy(named: Option<&Path>, loaded: &Loaded) -> Result<Policy, CliError> {
+    let beside =
+        loaded.file.as_deref().and_then(Path::parent).unwrap_or(Path::new("/etc/edgeward")).join("policy.toml");
+    let path = named.unwrap_or(&beside);
+    match std::fs::read_to_string(path) {
+        Ok(text) => Policy::parse(&text).map_err(|error| unusable(format!("{}: {}", path.display(), error.trim_end()))),
+        Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+            if loaded.config.has_credentials() {
+                tracing::warn!(path = %path.display(), "no policy file: nothing but the hub's own verbs is accepted");
+                return Ok(Policy::HubOnly);
+            }
+            tracing::info!("no policy file and no credentials: everything is accepted");
+            Ok(Policy::Open)
+        }
+        Err(error) => Err(unusable(format!("{}: {error}", path.display()))),
+    }
+}
+
+/// An error for which a service ends with 78.
+pub(super) fn unusable(message: impl Into<String>) -> CliError {
+    CliError::new(ExitCode::Config, message)
+}
+
+/// Cancelled by SIGTERM or Ctrl-C. A second signal ends the process at once, as without a handler.
+pub(super) fn stop_on_signal() -> Result<CancellationToken, CliError> {
+    let stop = CancellationToken::new();
+    let signals = signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
+    let (mut term, mut int) = signals.map_err(|e| unusable(format!("signals cannot be caught: {e}")))?;
+    let told = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        notify(&[NotifyState::Stopping]);
+        told.cancel();
+    });
+    Ok(stop)
+}
+
+/// Tells systemd that the service is ready, and feeds its watchdog from then on.
+pub(super) fn ready() {
+    notify(&[NotifyState::Ready]);
+    if let Some(interval) = sd_notify::watchdog_enabled() {
+        tokio::spawn(feed_watchdog(interval / 2));
+    }
+}
+
+async fn feed_watchdog(interval: Duration) {
+    let mut ticks = tokio::time::interval(interval.max(Duration::from_millis(100)));
+    loop {
+        ticks.tick().await;
+        notify(&[NotifyState::Watchdog]);
+    }
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}

@@ -1,0 +1,188 @@
+//! The journal as a whole: real files, opened again as after a crash.
+
+use super::*;
+use crate::model::header::RawHeaders;
+use crate::model::id::{MessageId, MsgRef, StreamSeq};
+use crate::model::lanes::RowId;
+use crate::model::message::{Kind, StoredMessage, StreamKind};
+use crate::model::process::Started;
+use crate::model::state::State;
+use crate::model::subject::LaneKey;
+use crate::model::time::Timestamp;
+use bytes::Bytes;
+
+const NOW: Timestamp = Timestamp::from_nanos(1_000);
+
+struct Bed {
+    dir: tempfile::TempDir,
+}
+
+impl Bed {
+    fn new() -> Bed {
+        Bed { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn open(&self) -> Journal {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        loop {
+            match Journal::open(self.dir.path(), &"n1".parse().unwrap(), Some("boot-1")) {
+                Ok(opened) => return opened.journal,
+                // The last one's writer may still be closing.
+                Err(JournalError::InUse { .. }) if std::time::Instant::now() < deadline => std::thread::yield_now(),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+fn lane(name: &str) -> LaneKey {
+    LaneKey {
+        kind: Kind::Command,
+        from: "ops".parse().unwrap(),
+        method: "shell".parse().unwrap(),
+        lane: Some(name.parse().unwrap()),
+    }
+}
+
+fn arrival(seq: u64, id: &str, door: Door) -> Arrival {
+    let at = MsgRef { stream: StreamKind::Commands, seq: StreamSeq(seq), stored_at: Timestamp::from_nanos(seq as i64) };
+    Arrival {
+        message: StoredMessage {
+            at,
+            subject: "fleet.msg.n1.command.ops.shell".into(),
+            headers: RawHeaders::default().with("Fleet-Id", id),
+            body: Bytes::from(format!("body of {seq}")),
+        },
+        id: MessageId::try_from(id.to_owned()).unwrap(),
+        from: "ops".into(),
+        kind: Some(Kind::Command),
+        door,
+        if_copy: Box::new(|first| vec![report(&format!("copy of {first}"))]),
+    }
+}
+
+fn queue(name: &str) -> Door {
+    Door::Queue { lane: lane(name), start: false }
+}
+
+fn report(text: &str) -> Report {
+    Report { class: Class::Ack, subject: text.into(), headers: RawHeaders::default(), body: Bytes::new() }
+}
+
+fn ended(state: State) -> Ended {
+    Ended { state, reports: vec![report(state.as_str())] }
+}
+
+async fn told(journal: &Journal) -> Vec<String> {
+    let entries = journal.outbox(Class::Ack, EntryId(0), 100, usize::MAX).await.unwrap();
+    entries.into_iter().map(|entry| entry.report.subject).collect()
+}
+
+async fn take(journal: &Journal, arrivals: Vec<Arrival>) -> Vec<Taken> {
+    journal.take(arrivals, NOW).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_message_is_taken_once_and_a_copy_is_linked() {
+    let bed = Bed::new();
+    let journal = bed.open();
+    let first = take(&journal, vec![arrival(1, "a", queue("x")), arrival(2, "b", queue("x"))]).await;
+    assert_eq!(first, vec![Taken::New(RowId(1)), Taken::New(RowId(2))]);
+    let again = take(&journal, vec![arrival(1, "a", queue("x")), arrival(3, "a", queue("y"))]).await;
+    assert_eq!(again, vec![Taken::Known, Taken::Copy(RowId(1))]);
+    assert_eq!(told(&journal).await, vec!["copy of s1"]);
+    let position = journal.position(StreamKind::Commands).await.unwrap().unwrap();
+    assert_eq!(position.last.seq, StreamSeq(3));
+    assert_eq!(journal.open_lanes().await.unwrap(), vec![(lane("x"), RowId(1), 2)]);
+}
+
+#[tokio::test]
+async fn a_lane_is_worked_off_in_order_and_everything_survives_a_restart() {
+    let bed = Bed::new();
+    let journal = bed.open();
+    let begun = Door::Queue { lane: lane("x"), start: true };
+    take(&journal, vec![arrival(1, "a", begun), arrival(2, "b", queue("x")), arrival(3, "c", queue("y"))]).await;
+    journal.note_process(RowId(1), Started { pid: 7, start_time: 9 }).await.unwrap();
+    journal.set_meta(Key::Beat, 4).await.unwrap();
+    drop(journal);
+
+    let journal = bed.open();
+    let held = journal.held_runs().await.unwrap();
+    assert_eq!(held.len(), 1);
+    assert_eq!((held[0].row, held[0].attempt), (RowId(1), 1));
+    assert_eq!(held[0].process, Some(Started { pid: 7, start_time: 9 }));
+    assert_eq!(held[0].boot.as_deref(), Some("boot-1"));
+    assert_eq!(journal.meta::<u64>(Key::Beat).await.unwrap(), Some(4));
+    let next = journal.finish(RowId(1), ended(State::Interrupted), NOW).await.unwrap();
+    assert_eq!(next, Some(RowId(2)), "the lane's next head");
+    let Decision::Started(loaded) = journal.start(RowId(2), NOW, |_| Verdict::Start).await.unwrap() else {
+        panic!("not started")
+    };
+    assert_eq!((loaded.attempt, loaded.message.body.as_ref()), (1, &b"body of 2"[..]));
+    journal.try_again(RowId(2), vec![]).await.unwrap();
+    let Decision::Started(loaded) = journal.start(RowId(2), NOW, |_| Verdict::Start).await.unwrap() else {
+        panic!("not started again")
+    };
+    assert_eq!(loaded.attempt, 2);
+    assert_eq!(journal.finish(RowId(2), ended(State::Succeeded), NOW).await.unwrap(), None);
+    assert_eq!(told(&journal).await, vec!["interrupted", "succeeded"]);
+}
+
+#[tokio::test]
+async fn what_the_phase_forbids_is_refused_and_changes_nothing() {
+    let bed = Bed::new();
+    let journal = bed.open();
+    take(&journal, vec![arrival(1, "a", queue("x"))]).await;
+    assert!(matches!(journal.finish(RowId(1), ended(State::Succeeded), NOW).await, Err(JournalError::Illegal(_))));
+    let over = journal.start(RowId(1), NOW, |_| Verdict::Over(ended(State::Expired))).await.unwrap();
+    assert_eq!(over, Decision::Over { next: None });
+    assert!(journal.finish(RowId(1), ended(State::Failed), NOW).await.is_err(), "never a second end");
+    assert_eq!(told(&journal).await, vec!["expired"]);
+    assert!(matches!(journal.start(RowId(9), NOW, |_| Verdict::Start).await, Err(JournalError::NoRow(9))));
+}
+
+#[tokio::test]
+async fn one_request_that_fails_takes_no_other_with_it() {
+    let bed = Bed::new();
+    let journal = bed.open();
+    take(&journal, vec![arrival(1, "a", queue("x")), arrival(2, "b", queue("y"))]).await;
+    let (bad, good) = tokio::join!(
+        journal.finish(RowId(1), ended(State::Succeeded), NOW),
+        journal.start(RowId(2), NOW, |_| Verdict::Start)
+    );
+    assert!(bad.is_err());
+    assert!(matches!(good, Ok(Decision::Started(_))));
+}
+
+#[tokio::test]
+async fn what_is_refused_at_the_door_is_over_and_remembered() {
+    let bed = Bed::new();
+    let journal = bed.open();
+    let door = Door::Over {
+        state: State::Refused,
+        reports: vec![report("no")],
+        remember: vec![(Key::EventsStart, "7".to_owned())],
+    };
+    take(&journal, vec![arrival(1, "a", door)]).await;
+    assert!(journal.open_lanes().await.unwrap().is_empty());
+    assert_eq!(told(&journal).await, vec!["no"]);
+    assert_eq!(journal.meta::<u64>(Key::EventsStart).await.unwrap(), Some(7));
+}
+
+#[tokio::test]
+async fn the_outbox_keeps_order_and_sets_aside_what_cannot_leave() {
+    let bed = Bed::new();
+    let journal = bed.open();
+    journal.report(["a", "b", "c"].map(report).to_vec()).await.unwrap();
+    let entries = journal.outbox(Class::Ack, EntryId(0), 2, usize::MAX).await.unwrap();
+    assert_eq!(entries.len(), 2);
+    let later = journal.outbox(Class::Ack, entries[1].id, 2, usize::MAX).await.unwrap();
+    assert_eq!(later[0].report.subject, "c");
+    journal.published(vec![entries[0].id]).await.unwrap();
+    journal.park(entries[1].id, "too large".into(), vec![report("small b")]).await.unwrap();
+    assert_eq!(told(&journal).await, vec!["c", "small b"]);
+    assert_eq!(journal.outbox_len().await.unwrap(), 2);
+    assert!(journal.report_once(Key::Inmsg, "mark".into(), vec![report("d")]).await.unwrap());
+    assert!(!journal.report_once(Key::Inmsg, "mark".into(), vec![report("d")]).await.unwrap());
+    assert_eq!(journal.outbox_len().await.unwrap(), 3);
+}
