@@ -1,146 +1,38 @@
 //! The operator's verbs as people use them: the binary against a broker with a hub and agents, its output and exit codes.
 
-use super::harness::{Cli, SOON, TestBroker, wait_until};
-use edgeward::agent;
-use edgeward::broker::{Access, Broker, ConnectOptions, Outgoing};
-use edgeward::hub::{self, HubOptions};
-use edgeward::model::config::{Config, HubConfig};
+use super::harness::{Cli, Fleet, Process, SOON, TestBroker, wait_until};
 use edgeward::model::error_event::{Code, ErrorEvent, Severity};
 use edgeward::model::node::Contact;
-use edgeward::model::policy::Policy;
-use edgeward::model::subject::Names;
 use edgeward::model::time::Timestamp;
 use edgeward::operator;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
-use std::collections::BTreeMap;
-use std::process::Stdio;
 use std::time::Duration;
-use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
-/// A broker with a hub and agents inside this process: what is tested here is the operator's side alone.
-struct Lab {
-    agents: BTreeMap<String, (CancellationToken, JoinHandle<()>)>,
-    hub: JoinHandle<()>,
-    client: Broker,
-    broker: TestBroker,
-    folder: TempDir,
+/// A verb that goes on by itself.
+fn started(fleet: &Fleet, args: &[&str]) -> Process {
+    let mut verb = Process::new("verb", args).env("EDGEWARD_SERVER", &fleet.broker.url()).env("EDGEWARD_FROM", "ops");
+    verb.start();
+    verb
 }
 
-impl Lab {
-    async fn start(nodes: &[&str]) -> Lab {
-        Lab::at(TestBroker::start().await, nodes).await
-    }
-
-    async fn at(broker: TestBroker, nodes: &[&str]) -> Lab {
-        let client = broker.client().await;
-        let connect = ConnectOptions {
-            servers: vec![broker.url()],
-            access: Access::Open,
-            tls_ca: None,
-            insecure: false,
-            name: "hub".to_owned(),
-            identity: None,
-            names: Names::default(),
-            api_prefix: None,
-            keep_trying: false,
-        };
-        let (ready, is_ready) = tokio::sync::oneshot::channel();
-        let config = HubConfig { store_bytes: 1 << 30, ..HubConfig::default() };
-        let options = HubOptions { connect, config, ready: Some(ready) };
-        let hub = tokio::spawn(async move { hub::run(options, CancellationToken::new()).await.expect("the hub") });
-        is_ready.await.expect("the hub is ready");
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut lab = Lab { agents: BTreeMap::new(), hub, client, broker, folder };
-        for node in nodes {
-            lab.start_agent(node);
-        }
-        for node in nodes {
-            lab.contact(node, Contact::InContact).await;
-        }
-        lab
-    }
-
-    fn start_agent(&mut self, node: &str) {
-        let mut config = Config { server: vec![self.broker.url()], ..Config::default() };
-        config.agent.interval = Duration::from_secs(1);
-        config.agent.grace = Duration::from_millis(100);
-        let state_dir = self.folder.path().join(node);
-        let options = agent::Options { config, node: node.parse().unwrap(), state_dir, policy: Policy::Open };
-        let stop = CancellationToken::new();
-        let token = stop.clone();
-        let run = tokio::spawn(async move {
-            agent::run(options, token, || {}).await.expect("the agent");
-        });
-        self.agents.insert(node.to_owned(), (stop, run));
-    }
-
-    async fn stop_agent(&mut self, node: &str) {
-        let (stop, run) = self.agents.remove(node).expect("an agent of this name");
-        stop.cancel();
-        tokio::time::timeout(SOON, run).await.expect("the agent stops").expect("without a panic");
-    }
-
-    async fn contact(&self, node: &str, wanted: Contact) {
-        wait_until(SOON, format!("{node} to be {wanted:?}"), async || {
-            let all = operator::nodes(&self.client).await.map_err(|e| e.to_string())?;
-            let contact = all.get(node).ok_or("not there")?.contact(Timestamp::local_now());
-            if contact == wanted { Ok(()) } else { Err(format!("{contact:?}")) }
-        })
-        .await;
-    }
-
-    fn cli(&self) -> Cli {
-        Cli::edgeward(&self.broker.url())
-    }
-
-    /// A plain publish, as the `nats` CLI does it; returns the sequence.
-    async fn publish(&self, message: Outgoing) -> u64 {
-        self.client.publish(&message, SOON).await.expect("stored").seq.0
-    }
+/// Waits until a node's contact is this.
+async fn contact(fleet: &Fleet, node: &str, wanted: Contact) {
+    wait_until(SOON, format!("{node} to be {wanted:?}"), async || {
+        let all = operator::nodes(&fleet.client).await.map_err(|e| e.to_string())?;
+        let contact = all.get(node).ok_or("not there")?.contact(Timestamp::local_now());
+        if contact == wanted { Ok(()) } else { Err(format!("{contact:?}")) }
+    })
+    .await;
 }
 
-impl Drop for Lab {
-    fn drop(&mut self) {
-        self.agents.values().for_each(|(_, run)| run.abort());
-        self.hub.abort();
-    }
-}
-
-/// A verb that goes on by itself, with its output as it comes.
-struct Running {
-    child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Running {
-    fn start(lab: &Lab, args: &[&str]) -> Running {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_edgeward"));
-        command.args(args).env("NATS_URL", lab.broker.url()).env("EDGEWARD_FROM", "ops").env("HOME", lab.folder.path());
-        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().expect("edgeward");
-        let lines = BufReader::new(child.stdout.take().expect("its stdout")).lines();
-        Running { child, lines }
-    }
-
-    async fn line(&mut self) -> String {
-        let line = tokio::time::timeout(SOON, self.lines.next_line()).await.expect("a line in time");
-        line.expect("stdout").expect("one more line")
-    }
-
-    fn interrupt(&self) {
-        let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw).expect("its pid");
-        kill_process(pid, Signal::INT).expect("a process to interrupt");
-    }
-
-    async fn end(self) -> (Option<i32>, String) {
-        let output = tokio::time::timeout(SOON, self.child.wait_with_output()).await.expect("it ends").expect("output");
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
-    }
+/// Waits until the first message of a broker is in this state.
+async fn first_message(fleet: &Fleet, state: &str) {
+    wait_until(SOON, format!("message 1 to be {state}"), async || {
+        let status = fleet.cli().run(&["status", "1"]).await.stdout;
+        if status.contains(state) { Ok(()) } else { Err(status) }
+    })
+    .await;
 }
 
 /// The objects of `-o json`, one a line, each with its version.
@@ -153,8 +45,8 @@ fn objects(text: &str) -> Vec<Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn run_shows_what_a_command_wrote_and_ends_as_it_did() {
-    let lab = Lab::start(&["ship1", "ship2"]).await;
-    let cli = lab.cli();
+    let fleet = Fleet::start(&["ship1", "ship2"]).await;
+    let cli = fleet.cli();
 
     let said = cli.run(&["run", "ship1", "printf 'a b'; echo oops >&2"]).await.exits(0);
     assert_eq!((said.stdout.as_str(), said.stderr.as_str()), ("a b", "oops\n"));
@@ -192,8 +84,8 @@ async fn run_shows_what_a_command_wrote_and_ends_as_it_did() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_is_found_again_by_every_name_it_has() {
-    let lab = Lab::start(&["ship1", "ship2"]).await;
-    let cli = lab.cli();
+    let fleet = Fleet::start(&["ship1", "ship2"]).await;
+    let cli = fleet.cli();
     let sent = cli.run(&["send", "ship1,ship2", "echo $((6*7))"]).await.ok();
     let (id, seq) = {
         let mut words = sent.split_whitespace();
@@ -212,11 +104,11 @@ async fn a_message_is_found_again_by_every_name_it_has() {
     assert!(prefixed.contains("ship1: 42\n") && prefixed.contains("ship2: 42\n"), "{prefixed}");
     assert!(cli.run(&["status"]).await.exits(0).stdout.contains("succeeded"));
     // Another operator finds it too, without knowing whose it is.
-    let other = Cli::edgeward(&lab.broker.url()).env("EDGEWARD_FROM", "olga");
+    let other = Cli::edgeward(&fleet.broker.url()).env("EDGEWARD_FROM", "olga");
     assert_eq!(objects(&other.run(&["status", &id, "-o", "json"]).await.exits(0).stdout).len(), 2);
 
     // A plain publish has no id but its sequence; an event is `e…`.
-    let plain = lab.publish(Outgoing::new("fleet.msg.ship1.command.ops.shell", "echo plain")).await;
+    let plain = fleet.publish("fleet.msg.ship1.command.ops.shell", &[], "echo plain").await.seq;
     assert_eq!(cli.run(&["wait", &plain.to_string(), "--for", "20s"]).await.exits(0).stdout, "ship1  succeeded\n");
     assert_eq!(cli.run(&["result", &format!("s{plain}")]).await.exits(0).stdout, "plain\n");
     let event = cli.run(&["send", "ship1", "-m", "log", "--lane", "audit", "hello"]).await.ok();
@@ -232,8 +124,8 @@ async fn a_message_is_found_again_by_every_name_it_has() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_names_one_message_and_no_other() {
-    let lab = Lab::start(&["ship1"]).await;
-    let cli = lab.cli();
+    let fleet = Fleet::start(&["ship1"]).await;
+    let cli = fleet.cli();
     let first = cli.run(&["send", "ship1", "echo one", "--id", "restart-7"]).await.ok();
     assert_eq!(cli.run(&["send", "ship1", "echo one", "--id", "restart-7"]).await.ok(), first, "the same message");
     for other in [&["echo two"][..], &["echo one", "--timeout", "5s"], &["echo one", "--retries", "1"]] {
@@ -242,9 +134,8 @@ async fn an_id_names_one_message_and_no_other() {
     }
     // The broker's dedup window does not know it, the node does: a copy shows what became of the first.
     cli.run(&["wait", "restart-7", "--for", "20s"]).await.exits(0);
-    let copy = Outgoing::new("fleet.msg.ship1.command.ops.shell", "echo one").with("Fleet-Id", "restart-7");
-    let seq = lab.publish(copy).await;
-    let said = cli.run(&["wait", &seq.to_string(), "--for", "20s"]).await.exits(0);
+    let copy = fleet.publish("fleet.msg.ship1.command.ops.shell", &[("Fleet-Id", "restart-7")], "echo one").await;
+    let said = cli.run(&["wait", &copy.seq.to_string(), "--for", "20s"]).await.exits(0);
     assert!(said.stdout.contains("succeeded  copy of"), "{said:?}");
     let two = cli.run(&["status", "restart-7", "-o", "json"]).await.exits(0).stdout;
     assert_eq!(objects(&two).len(), 2);
@@ -252,8 +143,8 @@ async fn an_id_names_one_message_and_no_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_ends_when_it_should_and_says_why() {
-    let mut lab = Lab::start(&["ship1", "ship2"]).await;
-    let cli = lab.cli();
+    let mut fleet = Fleet::start(&["ship1", "ship2"]).await;
+    let cli = fleet.cli();
     let said = cli.run(&["run", "ship1", "sleep 30", "--wait", "300ms"]).await.exits(3);
     assert!(said.stderr.contains("not finished: ship1") && said.stderr.contains("edgeward wait "), "{said:?}");
     // The same lane is taken; another is not.
@@ -262,27 +153,27 @@ async fn waiting_ends_when_it_should_and_says_why() {
     cli.run(&["run", "ship1", "true", "--lane", "other", "--wait", "20s"]).await.exits(0);
 
     let silent = r#"{"v":1,"node":"ship9","interval_s":0.1}"#;
-    lab.publish(Outgoing::new("$KV.FLEET_NODES.status.ship9", silent)).await;
-    lab.contact("ship9", Contact::Silent).await;
+    fleet.publish("$KV.FLEET_NODES.status.ship9", &[], silent).await;
+    contact(&fleet, "ship9", Contact::Silent).await;
     let said = cli.run(&["run", "ship9", "true", "-o", "json"]).await.exits(3);
     assert!(said.stderr.contains("ship9 silent for ") && said.stderr.contains("will run on return"), "{said:?}");
     assert_eq!(objects(&said.stdout)[0]["contact"], "silent");
 
-    lab.stop_agent("ship2").await;
+    fleet.agent("ship2").stop().await;
     let said = cli.run(&["run", "ship2", "echo back"]).await.exits(3);
     assert!(
         said.stderr.contains("ship2 stopped ") && said.stderr.contains(", will run on return; edgeward wait "),
         "{said:?}"
     );
-    lab.start_agent("ship2");
+    fleet.start_agent("ship2").await;
     cli.run(&["wait", "last", "--for", "25s"]).await.exits(0);
     assert_eq!(cli.run(&["result", "last"]).await.exits(0).stdout, "back\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_nodes_are_refused_with_what_is_near() {
-    let lab = Lab::start(&["ship1"]).await;
-    let cli = lab.cli();
+    let fleet = Fleet::start(&["ship1"]).await;
+    let cli = fleet.cli();
     let said = cli.run(&["send", "shp1", "true"]).await.exits(2);
     assert!(said.stderr.contains("`shp1` was never seen") && said.stderr.contains("near `shp1`: ship1"), "{said:?}");
     let said = cli.run(&["run", "ghost", "true", "--new"]).await.exits(3);
@@ -300,8 +191,8 @@ async fn unknown_nodes_are_refused_with_what_is_near() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_show_nodes_messages_and_failures() {
-    let lab = Lab::start(&["ship1"]).await;
-    let cli = lab.cli();
+    let fleet = Fleet::start(&["ship1"]).await;
+    let cli = fleet.cli();
     cli.run(&["run", "ship1", "exit 3"]).await.exits(1);
     cli.run(&["run", "ship1", "-m", "ping"]).await.exits(0);
     let nodes = cli.run(&["nodes"]).await.ok();
@@ -318,7 +209,7 @@ async fn lists_show_nodes_messages_and_failures() {
 
     let event =
         ErrorEvent::new("ship1", Severity::Critical, Code::Journal, "the disk\nis full", Timestamp::local_now());
-    lab.publish(Outgoing::new("fleet.error.ship1.critical.journal", event.encode())).await;
+    fleet.publish("fleet.error.ship1.critical.journal", &[], event.encode()).await;
     let errors = cli.run(&["errors", "--severity", "critical"]).await.ok();
     assert!(errors.lines().count() == 1 && errors.contains("journal  the disk\\nis full"), "{errors}");
     let failed = wait_until(SOON, "the failure of the command", async || {
@@ -347,71 +238,61 @@ async fn without_a_broker_or_streams_nothing_is_stored_and_it_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_line_of_a_dry_run_stores_the_same_message() {
-    let lab = Lab::start(&["ship1"]).await;
-    let Some(nats) = Cli::nats(&lab.broker.url()).await else { return };
+    let fleet = Fleet::start(&["ship1"]).await;
+    let Some(nats) = Cli::nats(&fleet.broker.url()).await else { return };
     let body = "echo \"{{Count}}\" $HOME; echo `x`";
     let args = ["ship1", body, "--timeout", "5s", "--id", "dry-1"];
-    let dry = lab.cli().run(&[&["send", "--dry-run"], &args[..]].concat()).await.ok();
+    let dry = fleet.cli().run(&[&["send", "--dry-run"], &args[..]].concat()).await.ok();
     let line = dry.lines().find(|line| line.starts_with("nats pub ")).expect(&dry);
     nats.line(line.strip_prefix("nats ").unwrap()).await.ok();
     // The broker's own word that it is the very same: the id is taken, and not by another message.
-    lab.cli().run(&[&["send"], &args[..]].concat()).await.exits(0);
-    let rows = objects(&lab.cli().run(&["history", "-o", "json"]).await.ok());
+    fleet.cli().run(&[&["send"], &args[..]].concat()).await.exits(0);
+    let rows = objects(&fleet.cli().run(&["history", "-o", "json"]).await.ok());
     assert_eq!(rows.len(), 1, "{rows:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ctrl_c_detaches_and_says_how_to_come_back() {
-    let lab = Lab::start(&["ship1"]).await;
-    let run = Running::start(&lab, &["run", "ship1", "sleep 1.5; echo done"]);
-    wait_until(SOON, "the command to run", async || {
-        let status = lab.cli().run(&["status", "1"]).await;
-        if status.stdout.contains("running") || status.stdout.contains("delivered") {
-            Ok(())
-        } else {
-            Err(status.stdout)
-        }
-    })
-    .await;
-    run.interrupt();
-    let (code, stderr) = run.end().await;
-    assert_eq!(code, Some(3));
-    assert!(stderr.contains("detached; nothing is cancelled; edgeward wait 1"), "{stderr}");
-    lab.cli().run(&["wait", "1", "--for", "20s"]).await.exits(0);
-    assert_eq!(lab.cli().run(&["result", "1"]).await.exits(0).stdout, "done\n");
+    let fleet = Fleet::start(&["ship1"]).await;
+    let mut run = started(&fleet, &["run", "ship1", "sleep 1.5; echo done"]);
+    first_message(&fleet, "running").await;
+    run.signal(Signal::INT);
+    assert_eq!(run.exited(SOON).await.code(), Some(3));
+    assert!(run.stderr().contains("detached; nothing is cancelled; edgeward wait 1"), "{}", run.stderr());
+    fleet.cli().run(&["wait", "1", "--for", "20s"]).await.exits(0);
+    assert_eq!(fleet.cli().run(&["result", "1"]).await.exits(0).stdout, "done\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_are_followed_each_once() {
-    let lab = Lab::start(&[]).await;
+    let fleet = Fleet::start(&["ship1"]).await;
     let publish = async |text: &str| {
         let event = ErrorEvent::new("ship1", Severity::Error, Code::Io, text, Timestamp::local_now());
-        lab.publish(Outgoing::new("fleet.error.ship1.error.io", event.encode())).await;
+        fleet.publish("fleet.error.ship1.error.io", &[], event.encode()).await;
     };
     publish("first").await;
-    let mut follow = Running::start(&lab, &["errors", "--follow"]);
-    assert!(follow.line().await.ends_with("io  first"));
-    publish("second").await;
-    publish("third").await;
-    assert!(follow.line().await.ends_with("io  second"));
-    assert!(follow.line().await.ends_with("io  third"));
-    follow.interrupt();
-    assert_eq!(follow.end().await.0, Some(0));
+    let mut follow = started(&fleet, &["errors", "--follow"]);
+    for (count, next) in [(1, "second"), (2, "third"), (3, "")] {
+        wait_until(SOON, format!("{count} errors"), async || follow.stdout().lines().count() >= count).await;
+        if !next.is_empty() {
+            publish(next).await;
+        }
+    }
+    follow.signal(Signal::INT);
+    assert_eq!(follow.exited(SOON).await.code(), Some(0));
+    let told = follow.stdout();
+    let told: Vec<&str> = told.lines().filter_map(|line| line.split_whitespace().last()).collect();
+    assert_eq!(told, ["first", "second", "third"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wait_outlives_the_broker() {
-    let mut lab = Lab::start(&["ship1"]).await;
-    let run = Running::start(&lab, &["run", "ship1", "sleep 2; echo done"]);
-    wait_until(SOON, "the command to be on the node", async || {
-        let status = lab.cli().run(&["status", "1"]).await;
-        if status.stdout.contains("running") { Ok(()) } else { Err(status.stdout) }
-    })
-    .await;
-    lab.broker.server.restart().await.expect("a restart");
-    let mut run = run;
-    assert_eq!(run.line().await, "done");
-    assert_eq!(run.end().await, (Some(0), String::new()));
+    let mut fleet = Fleet::start(&["ship1"]).await;
+    let mut run = started(&fleet, &["run", "ship1", "sleep 2; echo done"]);
+    first_message(&fleet, "running").await;
+    fleet.broker.server.restart().await.expect("a restart");
+    assert_eq!(run.exited(SOON).await.code(), Some(0));
+    assert_eq!(run.stdout(), "done\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -425,10 +306,11 @@ async fn no_right_is_told_at_once_and_by_name() {
         ] }}"#,
         key.public_key()
     );
-    let lab = Lab::at(TestBroker::with(|options| options.extra_config = users).await, &["ship1", "ship2"]).await;
-    let seed = lab.folder.path().join("ops.nk");
+    let fleet = Fleet::at(TestBroker::with(|options| options.extra_config = users).await, &["ship1", "ship2"]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let seed = folder.path().join("ops.nk");
     std::fs::write(&seed, key.seed().unwrap()).unwrap();
-    let cli = lab.cli().env("NATS_NKEY", seed.to_str().unwrap()).within(Duration::from_secs(10));
+    let cli = fleet.cli().env("NATS_NKEY", seed.to_str().unwrap()).within(Duration::from_secs(10));
     cli.run(&["run", "ship1", "true"]).await.exits(0);
     let said = cli.run(&["run", "ship2", "true"]).await.exits(7);
     assert!(said.stderr.contains("no right to publish to `fleet.msg.ship2.command.ops.shell`"), "{said:?}");
