@@ -26,14 +26,14 @@ struct Server {
 }
 
 fn spawn(port: u16, dir: &Path, arguments: &[&str]) -> Child {
-    Command::new("nats-server")
+    Command::new(crate::harness::nats_server_binary())
         .args(["-a", "127.0.0.1", "-p", &port.to_string()])
         .args(["-sd".as_ref(), dir.as_os_str()])
         .args(arguments)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .expect("nats-server on the PATH")
+        .expect("nats-server starts")
 }
 
 impl Server {

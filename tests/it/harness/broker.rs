@@ -4,15 +4,20 @@ use super::wait::SOON;
 use edgeward::broker::{Access, Broker, ConnectOptions};
 use edgeward::model::subject::Names;
 use edgeward::server::{Found, Options, Server, default_cache, nats_server};
+use std::path::Path;
 use std::sync::OnceLock;
 use tempfile::TempDir;
 use tokio::task::spawn_blocking;
 
-/// The binary: looked for (and fetched where there is none) once per test run.
-async fn binary() -> &'static Found {
+/// The nats-server's binary: looked for (and fetched where there is none) once per test run. Blocks.
+pub fn nats_server_binary() -> &'static Path {
     static FOUND: OnceLock<Found> = OnceLock::new();
     let find = || nats_server(&default_cache(), &mut |line| eprintln!("{line}")).expect("a nats-server");
-    spawn_blocking(move || FOUND.get_or_init(find)).await.expect("looking for nats-server")
+    &FOUND.get_or_init(find).path
+}
+
+async fn binary() -> &'static Path {
+    spawn_blocking(nats_server_binary).await.expect("looking for nats-server")
 }
 
 /// A running broker; it ends, with its folder, when this is dropped.
@@ -33,7 +38,7 @@ impl TestBroker {
     /// What is stored is on the disk when the broker says so, unless the change says otherwise.
     pub async fn with(change: impl FnOnce(&mut Options)) -> TestBroker {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut options = Options::new(&binary().await.path, folder.path().join("nats"));
+        let mut options = Options::new(binary().await, folder.path().join("nats"));
         options.sync_always = true;
         options.ready_within = SOON;
         change(&mut options);

@@ -113,7 +113,7 @@ impl Cli {
     }
 }
 
-async fn nats_binary() -> Option<&'static Found> {
+pub async fn nats_binary() -> Option<&'static Found> {
     static FOUND: OnceLock<Option<Found>> = OnceLock::new();
     let find = || match nats_cli(&default_cache(), &mut |line| eprintln!("{line}")) {
         Ok(found) => Some(found),

@@ -14,8 +14,8 @@ mod proxy;
 mod tests;
 mod wait;
 
-pub use broker::TestBroker;
-pub use cli::{Cli, Said};
+pub use broker::{TestBroker, nats_server_binary};
+pub use cli::{Cli, Said, nats_binary};
 pub use fleet::Fleet;
 pub use process::Process;
 pub use proxy::{Link, Proxy};

@@ -61,7 +61,7 @@ impl World {
             .replace("\"nats-data\"", &format!("{store:?}"));
         let path = folder.path().join("nats-server.conf");
         std::fs::write(&path, format!("{conf}\n{more}\n")).unwrap();
-        let server = Command::new("nats-server")
+        let server = Command::new(crate::harness::nats_server_binary())
             .arg("-c")
             .arg(&path)
             .args(["-a", "127.0.0.1", "-p", "-1", "-l"])
@@ -70,7 +70,7 @@ impl World {
             .arg(folder.path())
             .stdin(Stdio::null())
             .spawn()
-            .expect("nats-server is on the PATH");
+            .expect("nats-server starts");
         let mut world = World { server, seeds, url: String::new(), folder };
         world.url = world.wait_for_port().await;
         world.make_streams().await;
