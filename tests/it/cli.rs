@@ -1,10 +1,13 @@
 //! The operator's verbs as people use them: the binary against a broker with a hub and agents, its output and exit codes.
 
-use super::harness::{Cli, Fleet, Process, SOON, TestBroker, wait_until};
+use super::harness::{Cli, Fleet, Link, Process, Proxy, SOON, TestBroker, wait_until};
+use edgeward::broker::{Access, Broker, ConnectOptions};
 use edgeward::model::error_event::{Code, ErrorEvent, Severity};
+use edgeward::model::message::Kind;
 use edgeward::model::node::Contact;
+use edgeward::model::subject::Names;
 use edgeward::model::time::Timestamp;
-use edgeward::operator;
+use edgeward::operator::{self, SendError, SendOptions};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::time::Duration;
@@ -317,4 +320,36 @@ async fn no_right_is_told_at_once_and_by_name() {
     // What could be stored is, and is waited for.
     let said = cli.run(&["run", "ship1,ship2", "echo hi"]).await.exits(7);
     assert_eq!(said.stdout, "ship1: hi\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_answer_it_is_not_known_and_repeating_is_safe() {
+    let fleet = Fleet::start(&["ship1"]).await;
+    let proxy = Proxy::start(fleet.broker.server.port()).await;
+    let options = ConnectOptions {
+        servers: vec![proxy.url()],
+        access: Access::Open,
+        tls_ca: None,
+        insecure: false,
+        name: "test".to_owned(),
+        identity: None,
+        names: Names::default(),
+        api_prefix: None,
+        keep_trying: false,
+    };
+    let client = Broker::connect(&options).await.expect("a connection through the proxy");
+    let (from, to) = ("ops".parse().unwrap(), vec!["ship1".parse().unwrap()]);
+    let draft = operator::Draft::new(to, Kind::Command, "ping".parse().unwrap(), "");
+    let send = async |deadline: Duration| {
+        let deliveries = operator::send(&client, &from, &draft, &SendOptions { deadline }).await;
+        deliveries.into_iter().next().unwrap().result
+    };
+    proxy.set(Link::Stalled);
+    assert!(matches!(send(Duration::from_millis(100)).await, Err(SendError::Unknown)));
+    proxy.set(Link::Open);
+    // What was on its way arrives, and so do the repeats: it is one message.
+    let sent = send(SOON).await.expect("an answer");
+    assert_eq!(sent.id_ref().to_string(), "1");
+    let call = operator::find(&fleet.client, &draft.id.as_str().parse().unwrap(), Some(&from), None).await.unwrap();
+    assert_eq!(call.messages.len(), 1);
 }
