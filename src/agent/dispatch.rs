@@ -17,6 +17,7 @@ use super::node::Node;
 use super::reports::Times;
 use super::worker::{self, Begun};
 use crate::journal::{Arrival, Door, JournalError, Key, Taken};
+use crate::killpoint::{Point, here};
 use crate::model::admit::{Admitted, Rejected};
 use crate::model::lanes::{Lanes, RowId};
 use crate::model::message::{Kind, StoredMessage};
@@ -187,6 +188,7 @@ impl Dispatcher {
             })
             .collect();
         let taken = self.node.journal.take(arrivals, now).await?;
+        here(Point::Taken);
         for (verdict, taken) in judged.into_iter().zip(taken) {
             self.took(verdict, taken, now);
         }

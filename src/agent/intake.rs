@@ -14,6 +14,7 @@ use super::dispatch::{self, Event, Handle};
 use super::node::Node;
 use crate::broker::{Batch, BrokerError, Found, Resume, Session, SessionError, Start};
 use crate::journal::{JournalError, Key};
+use crate::killpoint::{Point, here};
 use crate::model::error_event::{Code, Severity};
 use crate::model::id::StreamSeq;
 use crate::model::jitter::Backoff;
@@ -164,6 +165,7 @@ async fn one_session(
         };
         keep(node, dispatcher, &batch, begun.found).await?;
         session.ack(&batch).await;
+        here(Point::Acked);
         backoff.reset();
         catch_up.saw(dispatcher, &batch).await;
     }

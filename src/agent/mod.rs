@@ -23,6 +23,7 @@ mod worker;
 use crate::broker::{Access, Broker, BrokerError, ConnectOptions};
 use crate::exec::boot_id;
 use crate::journal::{Class, Journal, JournalError, Key};
+use crate::killpoint::{Point, here};
 use crate::model::config::Config;
 use crate::model::name::{BadName, NodeName};
 use crate::model::policy::Policy;
@@ -91,6 +92,7 @@ pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce()
     let node = Arc::new(open(options).await?);
     tracing::info!(node = %node.name, journal = %node.journal.id(), state_dir = %node.journal.folder().display(), "agent");
     recover::run(&node).await?;
+    here(Point::Recovered);
     // Four things end in turn: intake and starting (`stop`), running work (`cut`), then publishing (`leave`).
     let (cut, leave) = (CancellationToken::new(), CancellationToken::new());
     let (dispatcher, handle) = Dispatcher::load(Arc::clone(&node), cut.clone()).await?;

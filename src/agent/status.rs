@@ -7,6 +7,7 @@ use super::dispatch::Handle;
 use super::node::Node;
 use crate::broker::{Outgoing, PublishError};
 use crate::journal::Key;
+use crate::killpoint::{Point, here};
 use crate::model::id::StreamSeq;
 use crate::model::jitter;
 use crate::model::message::StreamKind;
@@ -113,6 +114,7 @@ impl Writer {
         let node = &self.node;
         let beat = node.journal.meta::<u64>(Key::Beat).await?.unwrap_or(0) + 1;
         node.journal.set_meta(Key::Beat, beat).await?;
+        here(Point::Beat);
         let now = node.clock.now();
         let uptime = uptime();
         Ok(Status {

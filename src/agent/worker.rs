@@ -8,6 +8,7 @@ use super::dispatch::Event;
 use super::node::Node;
 use super::reports::Times;
 use crate::journal::{Decision, Ended, JournalError, Loaded, Verdict};
+use crate::killpoint::{Point, here};
 use crate::methods::{Context, Handler, KILL_GRACE, NodeFacts, ProcessLog, Work};
 use crate::model::admit::Admitted;
 use crate::model::error_event::Code;
@@ -75,7 +76,9 @@ pub(crate) async fn work(
             Err(error) => return lost(lane, row, &error),
         },
     };
+    here(Point::Started);
     let outcome = try_once(&node, row, &begun, &cut).await;
+    here(Point::Ended);
     match settle(&node, row, &begun, outcome).await {
         Ok(end) => end,
         Err(error) => lost(lane, row, &error),
@@ -91,6 +94,7 @@ fn lost(lane: &LaneKey, row: RowId, error: &JournalError) -> End {
 
 /// Starts a try, or ends the message where its time has passed or it is not allowed any more.
 async fn begin(node: &Arc<Node>, row: RowId) -> Result<Result<Begun, Option<RowId>>, JournalError> {
+    here(Point::Turn);
     let now = node.clock.now();
     let judge_node = Arc::clone(node);
     let judge = move |loaded: &Loaded| judge(&judge_node, loaded, now);
@@ -189,6 +193,7 @@ async fn settle(node: &Node, row: RowId, begun: &Begun, outcome: Outcome) -> Res
         let mut reports = vec![node.progress(message, attempt, begun.times(Some(now)), &retrying)];
         reports.extend(node.failure(message, attempt, &outcome));
         node.journal.try_again(row, reports).await?;
+        here(Point::TryAgain);
         node.wakes.ring(crate::journal::Class::Ack);
         node.wakes.ring(crate::journal::Class::Error);
         return Ok(End::TryAgain { wait: jittered(settings.wait_after(attempt)) });
@@ -196,6 +201,7 @@ async fn settle(node: &Node, row: RowId, begun: &Begun, outcome: Outcome) -> Res
     let reports = node.terminal(message, attempt, begun.times(Some(now)), &outcome);
     let ended = Ended { state: outcome.state, reports };
     let next = node.journal.finish(row, ended, now).await?;
+    here(Point::Finished);
     node.wakes.ring(crate::journal::Class::Ack);
     if outcome.error.is_some() {
         node.wakes.ring(crate::journal::Class::Error);
@@ -240,6 +246,7 @@ struct ProcessNotes {
 
 impl ProcessLog for ProcessNotes {
     fn started(&self, process: Started) {
+        here(Point::Spawned);
         let (node, row) = (Arc::clone(&self.node), self.row);
         tokio::spawn(async move {
             if let Err(error) = node.journal.note_process(row, process).await {
