@@ -5,6 +5,7 @@
 mod cli;
 mod deploy;
 mod docs;
+mod faults;
 mod harness;
 mod hub;
 mod layering;
