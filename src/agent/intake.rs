@@ -9,10 +9,12 @@
 //!
 //! Owns catch-up: no command stored before a session starts to run until the session has reached its end (PROTOCOL §2).
 
+use super::clock::BootClock;
 use super::contact;
 use super::dispatch::{self, Event, Handle};
 use super::node::Node;
 use crate::broker::{Batch, BrokerError, Found, Resume, Session, SessionError, Start};
+use crate::exec::boot_id;
 use crate::journal::{JournalError, Key};
 use crate::killpoint::{Point, here};
 use crate::model::error_event::{Code, Severity};
@@ -190,6 +192,9 @@ fn created_key(stream: StreamKind) -> Key {
 async fn keep_time(node: &Node, broker_time: Timestamp) -> Result<(), JournalError> {
     node.clock.heard(broker_time);
     node.journal.set_meta_lazily(Key::BrokerTime, broker_time.nanos()).await?;
+    if let Some(boot) = boot_id() {
+        node.journal.set_meta_lazily(Key::BootClock, BootClock::new(boot, broker_time)).await?;
+    }
     node.journal.set_meta_lazily(Key::ClockOffset, node.clock.offset()).await
 }
 

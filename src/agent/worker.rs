@@ -29,6 +29,9 @@ use tokio_util::sync::CancellationToken;
 /// A run that takes longer is told of as it runs.
 const TELL_AFTER: Duration = Duration::from_secs(1);
 
+/// How long a message waits that may be late or not, as long as the broker's time is a guess.
+const CLOCK_WAIT: Duration = Duration::from_secs(1);
+
 /// What a process may take beyond its timeout: TERM, grace, KILL, and the last output.
 const KILL_MARGIN: Duration = Duration::from_secs(10);
 
@@ -72,7 +75,7 @@ pub(crate) async fn work(
         Some(begun) => begun,
         None => match begin(&node, row).await {
             Ok(Ok(begun)) => begun,
-            Ok(Err(next)) => return End::Over { next },
+            Ok(Err(end)) => return end,
             Err(error) => return lost(lane, row, &error),
         },
     };
@@ -93,7 +96,7 @@ fn lost(lane: &LaneKey, row: RowId, error: &JournalError) -> End {
 }
 
 /// Starts a try, or ends the message where its time has passed or it is not allowed any more.
-async fn begin(node: &Arc<Node>, row: RowId) -> Result<Result<Begun, Option<RowId>>, JournalError> {
+async fn begin(node: &Arc<Node>, row: RowId) -> Result<Result<Begun, End>, JournalError> {
     here(Point::Turn);
     let now = node.clock.now();
     let judge_node = Arc::clone(node);
@@ -102,8 +105,9 @@ async fn begin(node: &Arc<Node>, row: RowId) -> Result<Result<Begun, Option<RowI
         Decision::Over { next } => {
             node.wakes.ring(crate::journal::Class::Ack);
             node.wakes.ring(crate::journal::Class::Error);
-            Ok(Err(next))
+            Ok(Err(End::Over { next }))
         }
+        Decision::Later => Ok(Err(End::TryAgain { wait: CLOCK_WAIT })),
         Decision::Started(loaded) => match node.admit(&loaded.message) {
             Ok(message) => Ok(Ok(Begun {
                 message,
@@ -122,21 +126,27 @@ fn judge(node: &Node, loaded: &Loaded, now: Timestamp) -> Verdict {
     let times = Times { received: loaded.received_at, started: None, finished: Some(now) };
     match node.admit(&loaded.message) {
         Err(rejected) => Verdict::Over(Ended { state: State::Refused, reports: node.refusal(&rejected, now) }),
-        Ok(admitted) => match overdue(&admitted, now) {
-            // A message that has begun once is not late: its start-by was about the beginning.
-            Some(outcome) if loaded.attempt == 0 => {
+        // A message that has begun once is not late: its start-by was about the beginning.
+        Ok(_) if loaded.attempt > 0 => Verdict::Start,
+        Ok(admitted) => match node.clock.is_past(admitted.settings.start_by) {
+            Some(false) => Verdict::Start,
+            None => Verdict::Later,
+            Some(true) => {
+                let outcome = expired(&admitted, now);
                 Verdict::Over(Ended { state: outcome.state, reports: node.terminal(&admitted, 0, times, &outcome) })
             }
-            _ => Verdict::Start,
         },
     }
 }
 
 /// The outcome of a message whose start-by has passed.
 pub(crate) fn overdue(message: &Admitted, now: Timestamp) -> Option<Outcome> {
+    (now > message.settings.start_by).then(|| expired(message, now))
+}
+
+fn expired(message: &Admitted, now: Timestamp) -> Outcome {
     let start_by = message.settings.start_by;
-    (now > start_by)
-        .then(|| Outcome::ended(State::Expired, Code::Expired, format!("it was to begin by {start_by}; it is {now}")))
+    Outcome::ended(State::Expired, Code::Expired, format!("it was to begin by {start_by}; it is {now}"))
 }
 
 async fn try_once(node: &Arc<Node>, row: RowId, begun: &Begun, cut: &CancellationToken) -> Outcome {

@@ -33,6 +33,8 @@ pub enum Verdict {
     Start,
     /// It is over without having begun: expired, cancelled, refused.
     Over(Ended),
+    /// That cannot be told yet; it stays where it is.
+    Later,
 }
 
 /// A message's end.
@@ -54,6 +56,8 @@ pub enum Decision {
         /// The lane's new head.
         next: Option<RowId>,
     },
+    /// Nothing has changed; ask again.
+    Later,
 }
 
 impl Journal {
@@ -78,6 +82,7 @@ impl Journal {
                         loaded.attempt = next.attempt();
                         Ok(Decision::Started(loaded))
                     }
+                    Verdict::Later => Ok(Decision::Later),
                     Verdict::Over(ended) => Ok(Decision::Over { next: end(connection, row, ended, now)? }),
                 }
             })
