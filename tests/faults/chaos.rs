@@ -150,7 +150,7 @@ fn at_point(point: Point, dice: &mut Dice) -> (Point, usize) {
     let times = match point {
         Point::Recovered | Point::Claimed | Point::Accepted | Point::ResultWritten => 1,
         Point::Beat | Point::TryAgain => 1 + dice.below(3),
-        _ => 1 + dice.below(12),
+        _ => 1 + dice.below(5),
     };
     (point, times)
 }

@@ -21,6 +21,9 @@ pub const OPERATORS: [&str; 3] = ["ops1", "ops2", "ops3"];
 /// How long one publish is waited for.
 const PUBLISH: Duration = Duration::from_secs(4);
 
+/// What the shell gets as an argument at most.
+const ARGUMENT: usize = 100 * 1024;
+
 /// A message to be sent.
 #[derive(Debug, Clone)]
 pub struct Planned {
@@ -45,7 +48,12 @@ pub fn plan(options: &Options, files: &dyn Fn(&str) -> String) -> Vec<Planned> {
             // Half of them come in bursts, so that work piles up.
             let when = dice.next() % span;
             let when = if dice.percent(50) { when / 3000 * 3000 } else { when };
-            message(&mut dice, number, Duration::from_millis(when), &nodes, files)
+            let mut planned = message(&mut dice, number, Duration::from_millis(when), &nodes, files);
+            if options.disk_full {
+                // A script that goes to the shell as a file fails on a full disk, and says so.
+                planned.body.truncate(ARGUMENT);
+            }
+            planned
         })
         .collect();
     planned.sort_by_key(|one| one.when);

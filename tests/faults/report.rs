@@ -4,6 +4,7 @@ use super::chaos::Tally;
 use super::check::Violation;
 use super::history::{Class, History};
 use super::options::Options;
+use edgeward::killpoint::Point;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -37,6 +38,11 @@ pub fn report(
         };
         *states.entry(name).or_default() += 1;
     }
+    let points: BTreeMap<&str, usize> = Point::AGENT
+        .iter()
+        .chain(&Point::HUB)
+        .map(|point| (point.as_str(), tally.points.get(point.as_str()).copied().unwrap_or(0)))
+        .collect();
     let of_kind = |kind: &str| history.stored.iter().filter(|stored| stored.kind == kind).count();
     let starts = history.marks.values().flatten().filter(|mark| !mark.is_end).count();
     let mut told: Vec<&str> = violations.iter().map(|one| one.id.as_str()).filter(|id| !id.is_empty()).collect();
@@ -51,7 +57,7 @@ pub fn report(
             "faults": took.faults.as_secs_f64(), "rest": took.rest.as_secs_f64(), "all": took.all.as_secs_f64(),
         },
         "faults": tally.faults,
-        "kills_at_points": tally.points,
+        "kills_at_points": points,
         "messages": {
             "sent": history.sent.len(),
             "not_confirmed": history.sent.iter().filter(|s| s.confirmed.is_empty() && !s.taken_from_file).count(),

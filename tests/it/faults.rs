@@ -188,10 +188,14 @@ fn a_missing_and_a_second_terminal_record_are_found() {
     });
     assert_eq!(second, one("several terminal records", "b"));
     let under_one_subject = broken(|history| history.records.push(record("b", 2, "failed")));
-    assert_eq!(under_one_subject, [("several terminal records", "b".to_owned()), ("several terminal records", String::new())]);
+    assert_eq!(
+        under_one_subject,
+        [("several terminal records", "b".to_owned()), ("several terminal records", String::new())]
+    );
     let late = broken(|history| history.records.push(Record { class: Class::Late, ..record("b", 2, "failed") }));
     assert_eq!(late, one("a late record", ""));
-    let of_nothing = broken(|history| history.records.push(Record { subject: "x".to_owned(), ..record("x", 99, "failed") }));
+    let of_nothing =
+        broken(|history| history.records.push(Record { subject: "x".to_owned(), ..record("x", 99, "failed") }));
     assert_eq!(of_nothing, one("a record of nothing", ""));
 }
 
