@@ -91,9 +91,12 @@ impl Clock {
         Clock { state: Mutex::new(State { best, floor, at: Instant::now() }) }
     }
 
-    /// The broker said that it is `time` now.
-    pub(crate) fn heard(&self, time: Timestamp) {
-        *self.lock() = State { best: time, floor: time, at: Instant::now() };
+    /// The broker said that it was `time`, at some moment of the last `took`: on a bad link its word may be old. What
+    /// was known stays as far as it agrees.
+    pub(crate) fn heard(&self, time: Timestamp, took: Duration) {
+        let mut state = self.lock();
+        let (now, latest) = (state.now(), time.plus(took));
+        *state = State { best: now.best.clamp(time, latest), floor: now.floor.clamp(time, latest), ..now };
     }
 
     /// The broker's clock has passed `time`: it stored something then.
@@ -145,7 +148,7 @@ mod tests {
     fn a_clock_that_is_years_off_does_not_matter_once_the_broker_was_heard() {
         let clock = Clock::new(&Kept::default());
         let broker: Timestamp = "2031-01-01T00:00:00Z".parse().unwrap();
-        clock.heard(broker);
+        clock.heard(broker, Duration::ZERO);
         assert!(clock.now().since(broker) < Duration::from_secs(5));
         assert!(clock.offset() > 0);
     }
@@ -158,6 +161,19 @@ mod tests {
         assert!(clock.now() >= later);
         clock.at_least(Timestamp::from_nanos(0));
         assert!(clock.now() >= later);
+    }
+
+    #[test]
+    fn an_old_word_does_not_turn_it_back() {
+        let clock = Clock::new(&Kept::default());
+        let broker: Timestamp = "2031-01-01T00:00:00Z".parse().unwrap();
+        clock.heard(broker, Duration::ZERO);
+        // Ten seconds under way.
+        clock.heard(broker.minus(Duration::from_secs(9)), Duration::from_secs(10));
+        assert!(clock.now() >= broker);
+        // One that was not means that the broker's own clock was set.
+        clock.heard(broker.minus(Duration::from_secs(60)), Duration::ZERO);
+        assert!(clock.now() < broker);
     }
 
     #[test]
@@ -176,7 +192,7 @@ mod tests {
         let clock = Clock::new(&Kept { heard: Some(now.minus(year)), ..Kept::default() });
         assert_eq!(clock.is_past(now.minus(Duration::from_secs(86_400))), None);
         assert_eq!(clock.is_past(now.plus(year)), Some(false));
-        clock.heard(now);
+        clock.heard(now, Duration::ZERO);
         assert_eq!(clock.is_past(now.minus(Duration::from_secs(86_400))), Some(true));
     }
 

@@ -151,9 +151,10 @@ async fn one_session(
     backoff: &mut Backoff,
 ) -> Result<Never, Ended> {
     let resume = resume(node, stream, start).await?;
+    let asked = Instant::now();
     let (mut session, begun) = Session::open(&node.broker, &node.name, stream, &resume).await?;
     tracing::debug!(?stream, found = ?begun.found, caught_up = begun.is_caught_up, "session");
-    keep_time(node, begun.broker_time).await?;
+    keep_time(node, begun.broker_time, asked.elapsed()).await?;
     node.journal.set_meta(created_key(stream), &begun.created).await?;
     tell_found(node, stream, &begun).await?;
     let mut catch_up = CatchUp::begin(dispatcher, stream, &begun).await;
@@ -189,11 +190,11 @@ fn created_key(stream: StreamKind) -> Key {
     }
 }
 
-async fn keep_time(node: &Node, broker_time: Timestamp) -> Result<(), JournalError> {
-    node.clock.heard(broker_time);
+async fn keep_time(node: &Node, broker_time: Timestamp, took: Duration) -> Result<(), JournalError> {
+    node.clock.heard(broker_time, took);
     node.journal.set_meta_lazily(Key::BrokerTime, broker_time.nanos()).await?;
     if let Some(boot) = boot_id() {
-        node.journal.set_meta_lazily(Key::BootClock, BootClock::new(boot, broker_time)).await?;
+        node.journal.set_meta_lazily(Key::BootClock, BootClock::new(boot, node.clock.now())).await?;
     }
     node.journal.set_meta_lazily(Key::ClockOffset, node.clock.offset()).await
 }
