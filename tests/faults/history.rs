@@ -207,6 +207,10 @@ impl History {
         for (node, logged) in &self.logs {
             lines.extend(logged.iter().filter(|one| one.id == id).map(|one| format!("log of {node}: {one:?}")));
         }
+        for one in &stored {
+            let kills = self.kills.get(&one.to).map_or(&[][..], Vec::as_slice);
+            lines.push(format!("kills of {}: {kills:?}", one.to));
+        }
         for (node, rows) in &self.journals {
             lines.extend(rows.iter().filter(|one| is_about(one.at)).map(|one| format!("journal of {node}: {one:?}")));
         }
