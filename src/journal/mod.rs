@@ -7,6 +7,7 @@
 //! A message's row goes `queued → running → finished` (see [`crate::model::state::Phase`]); the body goes when it is
 //! finished, the row stays, because (from, id) must be known for as long as the stream may give the message again.
 
+mod cancel;
 mod error;
 mod meta;
 mod open;
@@ -19,6 +20,7 @@ mod tests;
 mod work;
 mod writer;
 
+pub use cancel::{Cancel, Met, Words};
 pub use error::JournalError;
 pub use meta::Key;
 pub use open::{Journal, Opened};

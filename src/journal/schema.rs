@@ -5,7 +5,7 @@
 pub(super) const APPLICATION_ID: i32 = 0x6564_6777;
 
 /// `PRAGMA user_version`; raised when a table or column is added.
-pub(super) const VERSION: i32 = 1;
+pub(super) const VERSION: i32 = 2;
 
 pub(super) const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS meta (
@@ -52,6 +52,15 @@ CREATE TABLE IF NOT EXISTS bodies (
     headers TEXT NOT NULL,                -- JSON: [[name, value], …]
     body    BLOB NOT NULL
 );
+
+CREATE TABLE IF NOT EXISTS cancels (
+    sender   TEXT NOT NULL,               -- whose message
+    msg_id   TEXT NOT NULL,
+    asked_by TEXT NOT NULL,
+    until    INTEGER NOT NULL,            -- ns, the broker's clock; kept so long for what may still come
+    PRIMARY KEY (sender, msg_id)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS cancels_until ON cancels (until);
 
 CREATE TABLE IF NOT EXISTS positions (
     stream    INTEGER PRIMARY KEY,

@@ -2,12 +2,14 @@
 //!
 //! Owns the rule that (from, id) is run once, and the position in each stream.
 
+use super::cancel::{self, Cancel, Met, Words};
 use super::error::JournalError;
 use super::open::Journal;
 use super::outbox::{self, Report};
 use super::rows::{
     FINISHED, QUEUED, RUNNING, headers_to_json, kind_number, lane_number, ref_at, seq_number, stream_number,
 };
+use super::work::Loaded;
 use crate::model::id::{MessageId, MsgRef};
 use crate::model::lanes::RowId;
 use crate::model::message::{Kind, StoredMessage, StreamKind};
@@ -15,6 +17,7 @@ use crate::model::state::{Phase, State, Step};
 use crate::model::subject::LaneKey;
 use crate::model::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
+use std::sync::Arc;
 
 /// What is to become of a message at the door.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +38,8 @@ pub enum Door {
         /// What the node remembers from it.
         remember: Vec<(super::Key, String)>,
     },
+    /// It is a cancel: kept, carried out and answered in the same commit.
+    Cancel(Cancel),
 }
 
 /// A message that has arrived.
@@ -62,6 +67,10 @@ pub enum Taken {
     Known,
     /// It is a copy of an earlier message, linked to it and not run.
     Copy(RowId),
+    /// A cancel came before it: it is over.
+    Cancelled(RowId),
+    /// It is a cancel that met these.
+    CarriedOut(Vec<Met>),
 }
 
 /// The last message taken from a stream.
@@ -75,15 +84,20 @@ pub struct Position {
 
 impl Journal {
     /// Takes messages of one stream, in order, and moves its position to the last; durable on return. `now` is the
-    /// broker's time as the node knows it.
-    pub async fn take(&self, arrivals: Vec<Arrival>, now: Timestamp) -> Result<Vec<Taken>, JournalError> {
+    /// broker's time as the node knows it, `words` what is told about cancels.
+    pub async fn take(
+        &self,
+        arrivals: Vec<Arrival>,
+        now: Timestamp,
+        words: Arc<dyn Words>,
+    ) -> Result<Vec<Taken>, JournalError> {
         let boot = self.boot.clone();
         self.writer
             .call(move |connection| {
                 let last = arrivals.last().map(|a| (a.message.at, size_of(&a.message)));
                 let taken = arrivals
                     .into_iter()
-                    .map(|a| take_one(connection, a, now, boot.as_deref()))
+                    .map(|a| take_one(connection, a, now, boot.as_deref(), words.as_ref()))
                     .collect::<Result<_, _>>()?;
                 if let Some((at, size)) = last {
                     set_position(connection, at, size)?;
@@ -139,6 +153,7 @@ fn take_one(
     arrival: Arrival,
     now: Timestamp,
     boot: Option<&str>,
+    words: &dyn Words,
 ) -> Result<Taken, JournalError> {
     let Arrival { message, id, from, kind, door, if_copy } = arrival;
     let at = message.at;
@@ -166,6 +181,12 @@ fn take_one(
     }
     match door {
         Door::Queue { lane, start } => {
+            if let Some(by) = cancel::standing(connection, &from, &id, now)? {
+                let row = insert(connection, &common, None, Phase::Queued.next(Step::Finish(State::Cancelled))?, None)?;
+                let loaded = Loaded { message, received_at: now, started_at: None, attempt: 0 };
+                outbox::add(connection, &words.cancelled(&loaded, &by, now))?;
+                return Ok(Taken::Cancelled(row));
+            }
             let lane = lane_number(connection, &lane)?;
             let phase = if start { Phase::Queued.next(Step::Start)? } else { Phase::Queued };
             let row = insert(connection, &common, Some(lane), phase, None)?;
@@ -180,6 +201,12 @@ fn take_one(
             outbox::add(connection, &reports)?;
             remember.iter().try_for_each(|(key, value)| super::meta::put(connection, *key, value))?;
             Ok(Taken::New(row))
+        }
+        Door::Cancel(cancel) => {
+            let met = cancel::carry_out(connection, &cancel, words, now)?;
+            insert(connection, &common, None, Phase::Finished(State::Succeeded), None)?;
+            outbox::add(connection, &words.carried_out(&message, &met, now))?;
+            Ok(Taken::CarriedOut(met))
         }
     }
 }
