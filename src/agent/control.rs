@@ -123,8 +123,7 @@ fn cancel_error(by: &str, what: &str) -> RecordError {
 impl Words for Node {
     fn cancelled(&self, message: &Loaded, by: &str, now: Timestamp) -> Vec<Report> {
         let what = if message.attempt == 0 { "it had not begun" } else { "it waited for its next try" };
-        let outcome =
-            Outcome { state: State::Cancelled, error: Some(cancel_error(by, what)), ..Outcome::succeeded() };
+        let outcome = Outcome { state: State::Cancelled, error: Some(cancel_error(by, what)), ..Outcome::succeeded() };
         self.withdrawal(message, &outcome, now)
     }
 

@@ -112,6 +112,8 @@ impl Dispatcher {
         let (sender, events) = mpsc::channel(QUEUE);
         let handle = Handle { events: sender };
         let mut lanes = Lanes::new(node.config.agent.max_running);
+        // Until intake knows whether there is a link: a cancel may be on its way.
+        lanes.hold(true);
         for (key, head, count) in node.journal.open_lanes().await? {
             lanes.push_many(&key, head, count);
         }

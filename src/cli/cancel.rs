@@ -131,7 +131,17 @@ fn show(session: &Session, meant: &Meant, what: &str, cancel_seq: Option<StreamS
     let Meant { id, from, node, at, state, preview, .. } = meant;
     if session.format == Format::Json {
         let (stream, seq, asked) = (at.stream, at.seq, cancel_seq.is_some());
-        return Ok(output::print_json(&MeantJson { v: 1, id, from, node, stream, seq, state: *state, asked, cancel_seq })?);
+        return Ok(output::print_json(&MeantJson {
+            v: 1,
+            id,
+            from,
+            node,
+            stream,
+            seq,
+            state: *state,
+            asked,
+            cancel_seq,
+        })?);
     }
     let stored = cancel_seq.map(|seq| format!(", stored as {seq}")).unwrap_or_default();
     let line = format!("{node}  {}  {state}  {what}{stored}  {preview}", name(meant));

@@ -177,8 +177,8 @@ impl Journal {
         self.writer
             .call(move |connection| {
                 let lane = lane_number(connection, &key)?;
-                let mut statement =
-                    connection.prepare_cached("SELECT min(id), count(*) FROM messages WHERE lane = ?1 AND phase < 3")?;
+                let mut statement = connection
+                    .prepare_cached("SELECT min(id), count(*) FROM messages WHERE lane = ?1 AND phase < 3")?;
                 let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, i64>(1)?));
                 let (head, count) = statement.query_row([lane], read)?;
                 Ok(head.map(|head| (RowId(head), count.unsigned_abs())))
@@ -246,7 +246,12 @@ pub(super) fn load(connection: &Connection, row: RowId) -> Result<Loaded, Journa
     statement.query_row([row.0], read).optional()?.ok_or(JournalError::NoRow(row.0))
 }
 
-pub(super) fn end(connection: &Connection, row: RowId, ended: Ended, now: Timestamp) -> Result<Option<RowId>, JournalError> {
+pub(super) fn end(
+    connection: &Connection,
+    row: RowId,
+    ended: Ended,
+    now: Timestamp,
+) -> Result<Option<RowId>, JournalError> {
     let Phase::Finished(state) = phase(connection, row)?.next(Step::Finish(ended.state))? else {
         return Err(JournalError::NoRow(row.0));
     };

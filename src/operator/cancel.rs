@@ -280,7 +280,8 @@ mod tests {
 
     #[test]
     fn a_call_has_one_cancel_for_all_its_targets_and_names_its_sender_where_it_is_another() {
-        let open = [meant("ops", "a", "n1"), meant("ops", "a", "n2"), meant("ops", "s7", "n1"), meant("bob", "a", "n1")];
+        let open =
+            [meant("ops", "a", "n1"), meant("ops", "a", "n2"), meant("ops", "s7", "n1"), meant("bob", "a", "n1")];
         let drafts = drafts(&open, &"ops".parse().unwrap()).unwrap();
         let said: Vec<(String, usize)> =
             drafts.iter().map(|d| (String::from_utf8(d.body.to_vec()).unwrap(), d.targets().len())).collect();
