@@ -165,7 +165,16 @@ async fn one_session(
 ) -> Result<Never, Ended> {
     let mut catch_up = CatchUp::begin(dispatcher, stream).await;
     let resume = resume(node, stream, start).await?;
-    let (mut session, begun) = Session::open(&node.broker, &node.name, stream, &resume).await?;
+    let opening = Session::open(&node.broker, &node.name, stream, &resume);
+    tokio::pin!(opening);
+    let opened = tokio::select! {
+        opened = &mut opening => opened,
+        () = catch_up.over() => {
+            catch_up.end(dispatcher).await;
+            opening.await
+        }
+    };
+    let (mut session, begun) = opened?;
     tracing::debug!(?stream, found = ?begun.found, caught_up = begun.is_caught_up, "session");
     keep_time(node, begun.broker_time).await?;
     node.journal.set_meta(created_key(stream), &begun.created).await?;

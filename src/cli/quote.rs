@@ -14,7 +14,8 @@ pub(super) fn printf(bytes: &[u8]) -> String {
     let escape = |byte: &u8| match byte {
         b'%' => "%%".to_owned(),
         b'\n' => r"\n".to_owned(),
-        b'\'' | b'\\' => format!("\\{byte:03o}"),
+        // A `-` at the beginning would make it an option.
+        b'\'' | b'\\' | b'-' => format!("\\{byte:03o}"),
         0x20..=0x7e => char::from(*byte).to_string(),
         _ => format!("\\{byte:03o}"),
     };

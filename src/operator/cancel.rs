@@ -12,18 +12,21 @@ use super::records::read_records;
 use super::send::{Delivery, Draft, SendOptions, send};
 use super::view::{Row, View};
 use super::watch::Watch;
-use crate::broker::{Broker, BrokerError, From as Begin};
+use crate::broker::{Broker, BrokerError, From as Begin, RawMessage};
 use crate::model::header::id_of;
 use crate::model::id::{IdRef, MessageId, MsgRef, StreamSeq};
 use crate::model::message::{Kind, StreamKind};
 use crate::model::name::{BadName, NodeName, Sender, Target};
 use crate::model::state::State;
-use crate::model::subject::{RecordClass, RecordStream, RecordSubject};
+use crate::model::subject::{Names, RecordClass, RecordStream, RecordSubject};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::time::Duration;
+
+/// The verb.
+const VERB: &str = "cancel";
 
 /// Cancels on their way at once; each may have several targets.
 const AT_ONCE: usize = 16;
@@ -167,7 +170,7 @@ fn draft(from: &Sender, id: &MessageId, to: &BTreeSet<&Target>, me: &Sender) -> 
     let body = Body { id: id.clone(), from: (from != me).then(|| from.clone()) };
     // Serializing two names cannot fail.
     let body = serde_json::to_vec(&body).unwrap_or_default();
-    Ok(Draft::new(to.iter().copied().cloned().collect(), Kind::Control, "cancel".parse()?, body))
+    Ok(Draft::new(to.iter().copied().cloned().collect(), Kind::Control, VERB.parse()?, body))
 }
 
 /// Stores the cancels of these messages, as `me` sends them, and tells for each message what came of it, in their order.
@@ -211,36 +214,37 @@ impl CancelReader {
         };
         let names = broker.names();
         let (stream, filter) =
-            (names.stream(StreamKind::Commands), format!("{}.msg.*.control.*.cancel", names.prefix()));
+            (names.stream(StreamKind::Commands), format!("{}.msg.*.control.*.{VERB}", names.prefix()));
         let mut found = Vec::new();
         each_message(broker, &stream, &filter, begin, |raw| {
             self.read_to = Some(raw.seq);
-            found.push((raw.subject, id_of(&raw.headers, stored(raw.seq, raw.stored_at)), raw.body));
+            found.extend(Asked::read(names, &raw));
             ControlFlow::Continue(())
         })
         .await?;
-        for (subject, cancel_id, body) in found {
-            let Ok(subject) = names.parse_message(&subject) else { continue };
-            let Ok(Body { id, from }) = serde_json::from_slice::<Body>(&body) else { continue };
-            let whose = from.unwrap_or_else(|| subject.from.clone());
-            let about = view.rows().filter(open).filter(|row| {
-                row.message.to.as_ref() == Some(&subject.to)
-                    && row.message.from == whose.as_str()
-                    && row.message.id == id
-            });
-            for row in about {
-                let record = RecordSubject {
-                    node: row.node.clone(),
-                    from: subject.from.to_string(),
-                    method: subject.method.to_string(),
-                    id: cancel_id.clone(),
-                };
-                self.unanswered.insert(names.record(RecordClass::Ack, &record), row.message.at);
-            }
+        if !found.is_empty() {
+            self.match_up(names, view, found);
         }
         self.drop_answered(broker).await?;
         view.set_cancels(self.unanswered.values().copied().collect());
         Ok(())
+    }
+
+    /// Which messages of the view these cancels are about.
+    fn match_up(&mut self, names: &Names, view: &View, found: Vec<Asked>) {
+        type Named<'a> = (String, &'a str, &'a MessageId);
+        let mut open: HashMap<Named<'_>, Vec<(String, MsgRef)>> = HashMap::new();
+        for row in view.rows().filter(|row| !row.is_settled()) {
+            let message = row.message;
+            open.entry((message.to_text(), &message.from, &message.id)).or_default().push((row.node, message.at));
+        }
+        for Asked { to, by, cancel, whose, id } in found {
+            for (node, at) in open.get(&(to.to_string(), whose.as_str(), &id)).into_iter().flatten() {
+                let (node, from) = (node.clone(), by.to_string());
+                let answer = RecordSubject { node, from, method: VERB.to_owned(), id: cancel.clone() };
+                self.unanswered.insert(names.record(RecordClass::Ack, &answer), *at);
+            }
+        }
     }
 
     async fn drop_answered(&mut self, broker: &Broker) -> Result<(), BrokerError> {
@@ -257,8 +261,25 @@ impl CancelReader {
     }
 }
 
-fn stored(seq: StreamSeq, stored_at: crate::model::time::Timestamp) -> MsgRef {
-    MsgRef { stream: StreamKind::Commands, seq, stored_at }
+/// A cancel as it is stored.
+struct Asked {
+    to: Target,
+    by: Sender,
+    /// The cancel's own id.
+    cancel: MessageId,
+    whose: Sender,
+    id: MessageId,
+}
+
+impl Asked {
+    /// `None` where no node would take it as a cancel.
+    fn read(names: &Names, raw: &RawMessage) -> Option<Asked> {
+        let subject = names.parse_message(&raw.subject).ok()?;
+        let Body { id, from } = serde_json::from_slice(&raw.body).ok()?;
+        let at = MsgRef { stream: StreamKind::Commands, seq: raw.seq, stored_at: raw.stored_at };
+        let whose = from.unwrap_or_else(|| subject.from.clone());
+        Some(Asked { to: subject.to, by: subject.from, cancel: id_of(&raw.headers, at), whose, id })
+    }
 }
 
 #[cfg(test)]
@@ -272,7 +293,7 @@ mod tests {
             id: MessageId::try_from(id.to_owned()).unwrap(),
             to: to.parse().unwrap(),
             node: to.to_owned(),
-            at: stored(StreamSeq(1), Timestamp::from_nanos(1)),
+            at: MsgRef { stream: StreamKind::Commands, seq: StreamSeq(1), stored_at: Timestamp::from_nanos(1) },
             state: State::Queued,
             preview: String::new(),
         }

@@ -177,6 +177,19 @@ async fn a_cancel_that_was_sent_while_the_node_was_away_overtakes_the_queue() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_a_link_no_cancel_is_waited_for() {
+    let (mut fleet, marks) = (Fleet::start(&["ship1"]).await, Marks::new());
+    fleet.command("ship1", "shell", marks.long("running")).await;
+    let next = fleet.command("ship1", "shell", marks.touch("next")).await;
+    marks.pid("running").await;
+    taken(&fleet, "ship1", &next).await;
+    fleet.agent("ship1").kill();
+    fleet.broker.server.kill().await.expect("the broker's end");
+    fleet.agent("ship1").start();
+    wait_until(SOON, "the next to run", async || marks.ran("next")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cancel_outlives_the_agent_that_took_it() {
     let (mut fleet, marks) = (Fleet::start(&["ship1"]).await, Marks::new());
     // It does not heed TERM: the agent is killed between asking and the end.
