@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod bad_input;
 mod deploy;
 mod docs;
 mod harness;
 mod hub;
+mod lanes;
 mod layering;
+mod ledger;
 mod listed;
 mod local;
 mod rights;
+mod settings;
