@@ -205,7 +205,8 @@ async fn odd_but_good_messages_run() {
     let large = [&b"echo large\n#"[..], &vec![b'x'; MIB - 12]].concat();
     assert_eq!(large.len(), MIB);
     let signature = [("Fleet-Signature", "x"), ("Fleet-Signer", "eyJ"), ("Fleet-Signed-At", "never")];
-    let cases: [(&str, &[(&str, &str)], &[u8], &[u8]); 6] = [
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [u8], &'a [u8]);
+    let cases: [Case<'_>; 6] = [
         (shell, &[], &large, b"large\n"),
         (shell, &[], b"printf '\xff\xfe'", b"\xff\xfe"),
         (shell, &signature, b"echo signed", b"signed\n"),
@@ -508,4 +509,35 @@ async fn status_is_back(fleet: &Fleet) {
         fleet.status("ship1").await.filter(|status| status.journal.is_some())
     })
     .await;
+}
+
+/// The same where hub and operators read records and node state.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_that_no_client_can_read_hold_nobody_up() {
+    let mut fleet = Fleet::start(&["ship1", "ship2"]).await;
+    let pid = fleet.agent("ship1").pid();
+    let mut wire = Wire::connect(&fleet).await;
+    let block = b"NATS/1.0\r\nX: \xff\xfe\r\n\r\n";
+    for subject in [
+        "fleet.ack.ship1.ops.shell.poison",
+        "fleet.progress.ship1.ops.shell.poison",
+        "fleet.error.ship1.warning.failed",
+        "$KV.FLEET_NODES.hello.ghost",
+        "$KV.FLEET_NODES.status.ghost",
+        "$KV.FLEET_NODES.status.ship1",
+        "$KV.FLEET_NODES.hello.ship1",
+    ] {
+        wire.store(subject, block, b"{}").await.unwrap_or_else(|| panic!("{subject}"));
+    }
+    lives_on(&mut fleet, "ship1", pid).await;
+    fleet.hub.restart();
+    fleet.add("ship3", Process::agent("ship3", &fleet.broker.url()));
+    assert_eq!(fleet.run("ship3", "shell", "echo new").await.stdout.as_deref(), Some("new\n"));
+    let cli = fleet.cli();
+    assert_eq!(cli.run(&["run", "ship1,ship2", "echo hi"]).await.ok().lines().count(), 2);
+    let nodes = cli.run(&["nodes"]).await.ok();
+    assert!(nodes.contains("ship1") && nodes.contains("ship3"), "{nodes}");
+    cli.run(&["history"]).await.ok();
+    cli.run(&["errors"]).await.ok();
+    lives_on(&mut fleet, "ship1", pid).await;
 }
