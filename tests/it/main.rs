@@ -2,12 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod bad_input;
 mod cli;
 mod deploy;
 mod docs;
 mod harness;
 mod hub;
+mod lanes;
 mod layering;
+mod ledger;
 mod listed;
 mod local;
 mod rights;
+mod settings;
