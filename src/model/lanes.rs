@@ -21,6 +21,9 @@ pub struct RowId(pub i64);
 struct Lane {
     depth: u64,
     head: RowId,
+    /// The first message that came while the head was alone: the next head, where the journal ended the head before it
+    /// took that message.
+    second: Option<RowId>,
     activity: Activity,
 }
 
@@ -67,10 +70,13 @@ impl Lanes {
     /// `count` more messages stand at the end of a lane, `first` the first of them.
     pub fn push_many(&mut self, key: &LaneKey, first: RowId, count: u64) {
         if let Some(lane) = self.lanes.get_mut(key) {
+            if lane.depth == 1 {
+                lane.second = Some(first);
+            }
             lane.depth += count;
             return;
         }
-        self.lanes.insert(key.clone(), Lane { depth: count, head: first, activity: Activity::Idle });
+        self.lanes.insert(key.clone(), Lane { depth: count, head: first, second: None, activity: Activity::Idle });
         self.refresh(key);
     }
 
@@ -103,11 +109,13 @@ impl Lanes {
         self.set_activity(key, Activity::Running);
     }
 
-    /// The head of a lane is terminal. `next` is the new head, as the journal tells; `None` empties the lane.
+    /// The head of a lane is terminal. `next` is the new head, as the journal told with that commit. `None` empties the
+    /// lane, unless a message was taken between that commit and this call.
     pub fn finished(&mut self, key: &LaneKey, next: Option<RowId>) {
         self.set_activity(key, Activity::Idle);
         self.drop_ready(key);
-        match (self.lanes.get_mut(key), next) {
+        let second = self.lanes.get_mut(key).and_then(|lane| lane.second.take());
+        match (self.lanes.get_mut(key), next.or(second)) {
             (Some(lane), Some(row)) => {
                 lane.depth = lane.depth.saturating_sub(1).max(1);
                 lane.head = row;
@@ -247,6 +255,22 @@ mod tests {
             method: "shell".parse().unwrap(),
             lane: Some(format!("l{lane}").parse().unwrap()),
         }
+    }
+
+    #[test]
+    fn a_message_taken_before_its_predecessors_end_was_told_is_not_lost() {
+        let mut lanes = Lanes::new(2);
+        lanes.push(&key(1, 0), RowId(1));
+        assert_eq!(lanes.next_start(), Some((key(1, 0), RowId(1))));
+        // The journal has ended row 1, with nothing behind it, and then taken rows 2 and 3.
+        lanes.push(&key(1, 0), RowId(2));
+        lanes.push(&key(1, 0), RowId(3));
+        lanes.finished(&key(1, 0), None);
+        assert_eq!(lanes.next_start(), Some((key(1, 0), RowId(2))));
+        lanes.finished(&key(1, 0), Some(RowId(3)));
+        assert_eq!(lanes.next_start(), Some((key(1, 0), RowId(3))));
+        lanes.finished(&key(1, 0), None);
+        assert!(lanes.is_empty());
     }
 
     #[test]
