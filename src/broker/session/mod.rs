@@ -7,8 +7,9 @@
 //! RESET to the anchor → fresh inbox → raw pulls with idle heartbeats
 //!   first message = anchor (same sequence and time)   → go on after it
 //!   first message newer in sequence and time          → the anchor was purged or aged out; go on with it
-//!   anything else                                     → the stream is not the one the journal knows: begin at the
-//!                                                       node's start; what the journal knows is passed over
+//!   anything else                                     → begin at the node's start: nothing there, or only what is
+//!                                                       newer → purged, too; else the stream is not the one the
+//!                                                       journal knows, and what it knows is passed over
 //! ```
 //!
 //! Owns anchors, resets, pulls and consumer sequences; outside nobody knows about them. Never acks what it was not told
@@ -167,31 +168,56 @@ impl Session {
         stream: StreamKind,
         resume: &Resume,
     ) -> Result<(Session, Start), SessionError> {
+        let mut link = broker.link();
+        let times = link.borrow().times;
+        tokio::select! {
+            biased;
+            // An answer that the old link took with it never comes: begin again on the new one, not after a timeout.
+            _ = link.wait_for(|link| !link.up || link.times != times) => Err(SessionError::LinkLost),
+            begun = Session::begin(broker, node, stream, resume) => begun,
+        }
+    }
+
+    async fn begin(
+        broker: &Broker,
+        node: &NodeName,
+        stream: StreamKind,
+        resume: &Resume,
+    ) -> Result<(Session, Start), SessionError> {
         let name = broker.names.stream(stream);
         let from = place(broker, &name, node, resume).await?;
         let (mut session, info) = Session::reset(broker, &name, node, stream, from).await?;
         // The count in the RESET's answer can be too low on a consumer that was just made: ask for what is there.
         let first = session.first().await?;
         let anchor = resume.last.map(|(last, _)| last).filter(|last| last.seq == from);
-        let (found, first) = match (anchor, first) {
-            (None, first) => (Found::InPlace, first),
+        let is_newer = |first: &Received, last: MsgRef| first.0.at.seq > last.seq && first.0.at.stored_at > last.stored_at;
+        match (anchor, first) {
+            (None, first) => Ok(session.starting_with(first, &info, Found::InPlace)),
             (Some(last), Some((message, _, pending))) if message.at == last => {
-                return Ok((session, info.start(Found::InPlace, pending == 0)));
+                Ok((session, info.start(Found::InPlace, pending == 0)))
             }
-            (Some(last), Some(first)) if first.0.at.seq > last.seq && first.0.at.stored_at > last.stored_at => {
-                (Found::Purged, Some(first))
+            (Some(last), Some(first)) if is_newer(&first, last) => {
+                Ok(session.starting_with(Some(first), &info, Found::Purged))
             }
             // Also where nothing comes: the anchor may have been purged with nothing behind it, or the stream may end
             // below it, and then the broker would skip what is stored next.
             (Some(last), _) => {
                 drop(session);
-                let (session, info) = Session::reset(broker, &name, node, stream, resume.start).await?;
-                return Ok((session, info.start(Found::Changed { known_until: last.stored_at }, false)));
+                let (mut session, info) = Session::reset(broker, &name, node, stream, resume.start).await?;
+                let first = session.first().await?;
+                let found = match &first {
+                    Some(first) if !is_newer(first, last) => Found::Changed { known_until: last.stored_at },
+                    _ => Found::Purged,
+                };
+                Ok(session.starting_with(first, &info, found))
             }
-        };
-        let caught_up = first.is_none();
-        session.held = first;
-        Ok((session, info.start(found, caught_up)))
+        }
+    }
+
+    fn starting_with(mut self, first: Option<Received>, info: &ConsumerInfo, found: Found) -> (Session, Start) {
+        let is_caught_up = first.is_none();
+        self.held = first;
+        (self, info.start(found, is_caught_up))
     }
 
     async fn reset(
