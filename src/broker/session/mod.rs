@@ -15,6 +15,7 @@
 //! Owns anchors, resets, pulls and consumer sequences; outside nobody knows about them. Never acks what it was not told
 //! to, and never decides what becomes of a message.
 
+mod place;
 mod pulls;
 mod reply;
 
@@ -28,9 +29,9 @@ use crate::model::time::Timestamp;
 use async_nats::{Message, Subscriber};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
+use place::{ConsumerInfo, missing_or, place};
 use pulls::{BATCH, Broken, Frame, Pulls};
 use reply::Delivery;
-use serde::Deserialize;
 use serde_json::json;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -43,9 +44,6 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// Silence after which the link is not trusted: two heartbeats and a little.
 const SILENCE: Duration = Duration::from_millis(10_500);
-
-/// An anchor above this size is not fetched again only to be recognised, where the broker's ack floor proves as much.
-const LARGE_ANCHOR: u64 = 16 * 1024;
 
 /// Messages handed over at once, so that one journal transaction stays short.
 const HANDED_OVER: usize = 256;
@@ -147,19 +145,6 @@ pub struct Session {
 /// A message, where to ack it, and how many wait behind it.
 type Received = (StoredMessage, async_nats::Subject, u64);
 
-#[derive(Deserialize)]
-struct ConsumerInfo {
-    created: String,
-    #[serde(default)]
-    ts: Option<Timestamp>,
-    ack_floor: Floor,
-}
-
-#[derive(Deserialize)]
-struct Floor {
-    stream_seq: StreamSeq,
-}
-
 impl Session {
     /// Begins a session of `node` on a stream.
     pub async fn open(
@@ -190,7 +175,8 @@ impl Session {
         // The count in the RESET's answer can be too low on a consumer that was just made: ask for what is there.
         let first = session.first().await?;
         let anchor = resume.last.map(|(last, _)| last).filter(|last| last.seq == from);
-        let is_newer = |first: &Received, last: MsgRef| first.0.at.seq > last.seq && first.0.at.stored_at > last.stored_at;
+        let is_newer =
+            |first: &Received, last: MsgRef| first.0.at.seq > last.seq && first.0.at.stored_at > last.stored_at;
         match (anchor, first) {
             (None, first) => Ok(session.starting_with(first, &info, Found::InPlace)),
             (Some(last), Some((message, _, pending))) if message.at == last => {
@@ -387,39 +373,5 @@ impl Session {
             body: message.payload,
         };
         Ok(Some((stored, reply, delivery.pending)))
-    }
-}
-
-impl ConsumerInfo {
-    fn start(&self, found: Found, is_caught_up: bool) -> Start {
-        Start {
-            found,
-            broker_time: self.ts.unwrap_or_else(Timestamp::local_now),
-            created: self.created.clone(),
-            is_caught_up,
-        }
-    }
-}
-
-/// The sequence to begin at.
-async fn place(broker: &Broker, name: &str, node: &NodeName, resume: &Resume) -> Result<StreamSeq, SessionError> {
-    let Some((last, size)) = resume.last else { return Ok(resume.start) };
-    if size > LARGE_ANCHOR {
-        let info: ConsumerInfo = broker.api(&format!("CONSUMER.INFO.{name}.{node}"), &serde_json::Value::Null).await?;
-        if info.ack_floor.stream_seq == last.seq && Some(&info.created) == resume.created.as_ref() {
-            return Ok(StreamSeq(last.seq.0 + 1));
-        }
-    }
-    Ok(last.seq.max(resume.start))
-}
-
-/// A consumer that is missing answers no RESET at all; asking for it tells.
-async fn missing_or(broker: &Broker, name: &str, node: &NodeName, error: BrokerError) -> SessionError {
-    const CONSUMER_NOT_FOUND: u64 = 10014;
-    const STREAM_NOT_FOUND: u64 = 10059;
-    let info = broker.api::<serde_json::Value>(&format!("CONSUMER.INFO.{name}.{node}"), &serde_json::Value::Null).await;
-    match info.err().and_then(|e| e.code()) {
-        Some(CONSUMER_NOT_FOUND | STREAM_NOT_FOUND) => SessionError::ConsumerMissing,
-        _ => error.into(),
     }
 }
