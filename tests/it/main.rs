@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod agent_life;
 mod deploy;
 mod docs;
 mod harness;
 mod hub;
+mod inmsg;
 mod layering;
 mod listed;
 mod local;
 mod rights;
+mod sessions;
