@@ -1,6 +1,7 @@
 //! The `edgeward` binary: runtime, TLS provider and log, then the command line.
 
 use edgeward::cli;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
@@ -10,7 +11,8 @@ fn main() -> ExitCode {
         Err(code) => return ExitCode::from(code),
     };
     let filter = EnvFilter::try_from_env("EDGEWARD_LOG").unwrap_or_else(|_| EnvFilter::new(cli.default_log()));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colour = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).init();
     // It fails only where one is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     // Two workers: one may be busy with a large message while the other keeps the connection alive.
