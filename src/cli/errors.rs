@@ -14,6 +14,7 @@ use crate::operator::{ErrorFilter, ErrorLog, StoredError};
 use serde::Serialize;
 use std::io::Write;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Arguments of `errors`.
 #[derive(Debug, clap::Args)]
@@ -62,13 +63,11 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
     });
     let filter = ErrorFilter { node: args.node.clone(), severity };
     let mut log = ErrorLog::open(&broker, filter, args.since, args.follow).await?;
+    let mut interrupts = signal(SignalKind::interrupt())?;
     loop {
         let next = tokio::select! {
             next = log.next() => next?,
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted?;
-                None
-            }
+            _ = interrupts.recv() => None,
         };
         let Some(error) = next else { return Ok(ExitCode::Succeeded) };
         match session.format {

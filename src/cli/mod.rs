@@ -31,6 +31,7 @@ pub mod up;
 mod wait;
 mod watching;
 
+use clap::error::ContextKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use config::GlobalArgs;
 use error::CliError;
@@ -88,10 +89,15 @@ enum Verb {
 /// Reads the command line; the error is the exit code, everything being said already.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, u8> {
     let args: Vec<OsString> = args.into_iter().collect();
-    Cli::try_parse_from(&args).map_err(|error| {
+    Cli::try_parse_from(&args).map_err(|mut error| {
+        let hint = message::quote_hint(&error, &args);
+        if hint.is_some() {
+            // Its own tip, `-- -a`, leads to another mistake.
+            error.remove(ContextKind::Suggested);
+        }
         // Where even this cannot be written, the exit code still tells.
         let _ = error.print();
-        if let Some(hint) = message::quote_hint(&error, &args) {
+        if let Some(hint) = hint {
             say(&format!("hint: {hint}"));
         }
         u8::try_from(error.exit_code()).unwrap_or(2)

@@ -12,6 +12,7 @@ use crate::operator::{Behind, Row, Watch};
 use std::collections::{HashMap, HashSet};
 use std::io::IsTerminal;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 /// How long all that is open must be out of contact before it counts: an agent that was just restarted is back by then.
@@ -50,6 +51,7 @@ pub(super) async fn wait_for(
 ) -> Result<End, CliError> {
     let until = patience.wait.map(|wait| Instant::now() + wait);
     let mut told = Told::default();
+    let mut interrupts = signal(SignalKind::interrupt())?;
     let mut silent_since: Option<Instant> = None;
     loop {
         let (mut open, mut silent) = (0usize, true);
@@ -73,10 +75,7 @@ pub(super) async fn wait_for(
         tokio::select! {
             changed = watch.changed() => changed?,
             () = at(until) => return Ok(End::WaitOver),
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted?;
-                return Ok(End::Detached);
-            }
+            _ = interrupts.recv() => return Ok(End::Detached),
         }
     }
 }

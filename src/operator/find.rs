@@ -61,10 +61,7 @@ pub async fn find(
             let from = from.ok_or(OperatorError::NoSender)?;
             let newest = newest(broker, from).await?;
             let newest = newest.ok_or_else(|| OperatorError::NotFound { id: what.clone(), back: None })?;
-            let stored_at = newest.at.stored_at;
-            let stretch = Stretch { begin: stored_at.minus(ONE_CALL), end: Some(stored_at) };
-            let messages = read_stretch(broker, from.as_str(), &newest.id, stretch).await?;
-            Ok(Call { from: newest.from.clone(), id: newest.id.clone(), messages: or_one(messages, newest) })
+            whole_call(broker, newest).await
         }
         IdRef::Id(id) => {
             let back = since.unwrap_or(LOOK_BACK);
@@ -83,8 +80,18 @@ fn one(message: Message) -> Call {
     Call { from: message.from.clone(), id: message.id.clone(), messages: vec![message] }
 }
 
-fn or_one(messages: Vec<Message>, one: Message) -> Vec<Message> {
-    if messages.is_empty() { vec![one] } else { messages }
+/// All messages of the call whose last one this is.
+async fn whole_call(broker: &Broker, last: Message) -> Result<Call, OperatorError> {
+    let end = last.at.stored_at;
+    let begin = match last.id.made_at() {
+        // Stored under its own name: nobody else has it.
+        None if last.id == MessageId::derived(last.at.stream, last.at.seq) => return Ok(one(last)),
+        Some(made) => made.minus(CLOCKS_DIFFER).max(end.minus(ONE_CALL)),
+        None => end.minus(ONE_CALL),
+    };
+    let messages = read_stretch(broker, &last.from, &last.id, Stretch { begin, end: Some(end) }).await?;
+    // A message that expired meanwhile is still the one that was asked for.
+    Ok(if messages.is_empty() { one(last) } else { Call { from: last.from, id: last.id, messages } })
 }
 
 /// The message stored at a sequence.
@@ -128,9 +135,9 @@ async fn by_id(
         end: Some(made.plus(ONE_CALL + CLOCKS_DIFFER)),
     });
     let mut messages = read_stretch(broker, from, id, stretch).await?;
+    let read: BTreeSet<(StreamKind, StreamSeq)> = messages.iter().map(|m| (m.at.stream, m.at.seq)).collect();
     for at in recorded(broker, from, id).await? {
-        let known = messages.iter().any(|message| message.at.stream == at.stream && message.at.seq == at.seq);
-        if !known
+        if !read.contains(&(at.stream, at.seq))
             && let Some(message) = message_at(broker, at.stream, at.seq).await?
             && message.id == *id
         {

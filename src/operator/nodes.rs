@@ -73,9 +73,9 @@ struct Info {
 struct InfoState {
     first_seq: StreamSeq,
     last_seq: StreamSeq,
-    messages: u64,
+    /// An empty stream has the year 1 here, which is no time of ours.
     #[serde(default)]
-    first_ts: Option<Timestamp>,
+    first_ts: Option<String>,
 }
 
 /// What STREAM.INFO says of a stream.
@@ -84,7 +84,7 @@ pub async fn stream_facts(broker: &Broker, stream: &str) -> Result<StreamFacts, 
     Ok(StreamFacts {
         now: info.ts.unwrap_or_else(Timestamp::local_now),
         first_seq: info.state.first_seq,
-        first_at: info.state.first_ts.filter(|_| info.state.messages > 0),
+        first_at: info.state.first_ts.and_then(|text| text.parse().ok()),
         last_seq: info.state.last_seq,
     })
 }

@@ -5,7 +5,7 @@ use crate::model::id::StreamSeq;
 use std::ops::ControlFlow;
 
 /// Messages asked for at once; bodies may be large, and the broker ends a page at about 64 MB by itself.
-const PAGE: usize = 256;
+const PAGE: usize = 512;
 
 /// Hands every message that matches to `each`, in stream order, until it breaks off or nothing is left.
 pub(super) async fn each_message(

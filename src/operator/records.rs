@@ -57,8 +57,7 @@ impl RecordReader {
     /// Takes in one record. False where it is none.
     pub(super) fn take(&mut self, names: &Names, view: &mut View, raw: &RawMessage) -> bool {
         let Some((class, subject, about)) = take_record(names, view, raw) else { return false };
-        let ours = view.messages().iter().any(|message| message.at == about);
-        if class == RecordClass::Ack && !ours {
+        if class == RecordClass::Ack && !view.holds(about) {
             self.taken.insert(subject.node);
         }
         true

@@ -13,7 +13,7 @@ use crate::model::record::Record;
 use crate::model::state::State;
 use crate::model::subject::RecordClass;
 use crate::model::time::Timestamp;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// The node token of records about what no node answers for.
 const NOBODY: &str = "_";
@@ -83,6 +83,7 @@ impl Row<'_> {
 #[derive(Debug, Clone)]
 pub struct View {
     messages: Vec<Message>,
+    known: HashSet<MsgRef>,
     facts: HashMap<MsgRef, BTreeMap<String, Facts>>,
     nodes: HashMap<String, NodeFacts>,
     now: Timestamp,
@@ -94,6 +95,7 @@ impl View {
     /// These messages, of which nothing is known yet.
     pub fn new(messages: Vec<Message>) -> View {
         View {
+            known: messages.iter().map(|message| message.at).collect(),
             messages,
             facts: HashMap::new(),
             nodes: HashMap::new(),
@@ -104,7 +106,13 @@ impl View {
 
     /// One more message.
     pub fn push(&mut self, message: Message) {
+        self.known.insert(message.at);
         self.messages.push(message);
+    }
+
+    /// True where the message stored there is one of these.
+    pub fn holds(&self, at: MsgRef) -> bool {
+        self.known.contains(&at)
     }
 
     /// The messages.
@@ -154,7 +162,7 @@ impl View {
     /// The nodes that have something open.
     pub fn open_nodes(&self) -> Vec<String> {
         let open = self.rows().filter(|row| !row.is_settled() && row.contact.is_some()).map(|row| row.node);
-        let set: std::collections::BTreeSet<String> = open.collect();
+        let set: BTreeSet<String> = open.collect();
         set.into_iter().collect()
     }
 

@@ -56,12 +56,15 @@ impl Watch {
         let mut ticks = tokio::time::interval(READ_AGAIN);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.reset();
+        let mut link = broker.link();
+        // What the link went through before is no news.
+        link.mark_unchanged();
         Ok(Watch {
             broker: broker.clone(),
             view: View::new(Vec::new()),
             reader: RecordReader::new(from, id),
             records,
-            link: broker.link(),
+            link,
             read_at: None,
             ticks,
             due: false,
@@ -137,7 +140,7 @@ impl Watch {
         match self.read().await {
             Err(OperatorError::Broker(BrokerError::Closed)) => Err(BrokerError::Closed.into()),
             Err(error) => {
-                tracing::debug!(%error, "reading again later");
+                tracing::debug!(?error, "reading again later");
                 // The next tick reads again; until then what is known stands.
                 self.due = false;
                 Ok(())
