@@ -139,7 +139,7 @@ impl Loaded {
     }
 
     /// The name in the inbox prefix `_INBOX_<name>`: the context's, else the sender's where there are credentials.
-    fn identity(&self) -> Result<Option<String>, CliError> {
+    pub(super) fn identity(&self) -> Result<Option<String>, CliError> {
         match &self.inbox {
             Some(prefix) => match prefix.strip_prefix("_INBOX_") {
                 Some(name) => Ok(Some(name.to_owned())),

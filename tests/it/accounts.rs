@@ -31,21 +31,21 @@ fn in_package(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-fn key(name: &str) -> String {
+pub(crate) fn key(name: &str) -> String {
     in_package("deploy/sample-keys").join(format!("{name}.nk")).display().to_string()
 }
 
 /// The shipped broker with a hub, agents and an operator, each with a key and nothing else.
-struct Fleet {
+pub(crate) struct Fleet {
     agents: Vec<(String, Process)>,
     hub: Process,
-    broker: TestBroker,
+    pub(crate) broker: TestBroker,
     folder: TempDir,
 }
 
 impl Fleet {
     /// The shipped rights.
-    async fn start(nodes: &[&str]) -> Fleet {
+    pub(crate) async fn start(nodes: &[&str]) -> Fleet {
         Fleet::with_config(&in_package("nats-server.conf"), nodes).await
     }
 
@@ -200,7 +200,7 @@ async fn with_a_grant_a_node_commands_another_and_hears_what_became_of_it() {
     fs::write(&config, render_conf(&Names::default(), &users)).unwrap();
     let fleet = Fleet::with_config(&config, &["ship1", "ship2"]).await;
     let state = fleet.state("ship1");
-    fs::write(state.join("inmsg.txt"), r#"{"to":"ship2","method":"shell","body":"echo from $EDGEWARD_NODE"}"#).unwrap();
+    fs::write(state.join("inmsg.txt"), r#"{"to":"ship2","method":"shell","body":"echo hi"}"#).unwrap();
     let acks = wait_until(SOON, "the result", async || {
         Some(read(&state.join("acks.jsonl"))).filter(|text| text.ends_with('\n'))
     })

@@ -8,11 +8,11 @@ use std::path::Path;
 use std::time::Duration;
 
 /// The nats-server of a state folder.
-fn broker_pid(state: &Path) -> Option<Pid> {
+pub(crate) fn broker_pid(state: &Path) -> Option<Pid> {
     Pid::from_raw(fs::read_to_string(state.join("nats/nats-server.pid")).ok()?.trim().parse().ok()?)
 }
 
-async fn gone(pid: Pid) {
+pub(crate) async fn gone(pid: Pid) {
     let stat = format!("/proc/{}/stat", pid.as_raw_nonzero());
     // One that has ended and that nobody has waited for yet is gone, too.
     let zombie = || fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") Z "));
@@ -20,7 +20,7 @@ async fn gone(pid: Pid) {
 }
 
 /// `up`, started, with the address that it tells because the usual port is in use.
-async fn up() -> (Process, String) {
+pub(crate) async fn up() -> (Process, String) {
     let mut up = Process::new("up", &["up", "--node", "ship1"]);
     let state = up.state_dir().display().to_string();
     up.set_env("EDGEWARD_STATE_DIR", &state);

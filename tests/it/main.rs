@@ -11,4 +11,6 @@ mod hub;
 mod layering;
 mod listed;
 mod local;
+mod nats_cli;
+mod operator_cli;
 mod rights;
