@@ -297,6 +297,8 @@ async fn other_hosts_are_not_spoken_to_without_credentials_of_ones_own() {
         let said = cli.run(verb).await.exits(code);
         assert!(said.stderr.contains("there are no credentials") && said.stderr.contains("--insecure"), "{said:?}");
     }
+    // Nor does --insecure make a key that everybody knows one's own.
+    cli.run(&["nodes", "--insecure", "--nkey", &key("ops")]).await.exits(2);
     // One far address among near ones is enough.
     let both = format!("nats://127.0.0.1:4222,{FAR}");
     cli.run(&["nodes", "--server", &both]).await.exits(2);

@@ -108,7 +108,7 @@ async fn output_is_bytes_on_a_pipe_and_objects_for_machines() {
         (&["status"], 2),
         (&["wait", "last"], 2),
         (&["result", "last"], 2),
-        (&["history", "ship1"], 5),
+        (&["history", "ship1"], 7),
         (&["nodes"], 2),
         (&["errors"], 1),
         (&["config", "show"], 1),
@@ -117,6 +117,7 @@ async fn output_is_bytes_on_a_pipe_and_objects_for_machines() {
         let objects = objects(&said.stdout);
         assert_eq!(objects.len(), count, "{args:?}: {said:?}");
         assert!(objects.iter().all(|object| object["v"] == 1), "{args:?}: {said:?}");
+        assert!(!said.stdout.contains("\"contact\":\"never\""), "{args:?}: both nodes are in contact: {said:?}");
         let plain = cli.run(args).await;
         assert!(!(plain.stdout + &plain.stderr).contains('\u{1b}'), "{args:?}: colour on a pipe");
     }
@@ -167,7 +168,7 @@ async fn messages_come_from_files_and_from_stdin() {
         ("{\"to\": \"ship1\",\n \"method\": 7}", "line 2"),
         ("{\"to\": \"ship1\"}", "method"),
         ("{\"method\": \"shell\", \"body\": \"x\"}", "to"),
-        ("[]", "no message"),
+        ("[]", "an empty list"),
         ("{\"to\": \"ship1\",", "line 1"),
     ] {
         fs::write(&path, text).unwrap();
