@@ -275,7 +275,7 @@ async fn what_one_may_not_is_said_at_once_and_by_name() {
     let mut hub = Process::hub(&url).args(&["--nkey", &key("ops")]);
     hub.start();
     assert_eq!(hub.exited(SOON).await.code(), Some(78));
-    assert!(hub.stderr().contains("no right to"), "{}", hub.stderr());
+    assert!(hub.stderr().contains("no right to") && hub.stderr().contains("hint: "), "{}", hub.stderr());
     assert!(fleet.hub.is_running());
 }
 
