@@ -89,7 +89,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Runs an agent until `stop`. `ready` is called once the journal is open, with or without a link.
 pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce() + Send) -> Result<Ended, AgentError> {
     let node = Arc::new(open(options).await?);
-    tracing::info!(node = %node.name, journal = %node.journal.id(), booted_at = ?status::booted_at(), "agent");
+    tracing::info!(node = %node.name, journal = %node.journal.id(), state_dir = %node.journal.folder().display(), "agent");
     recover::run(&node).await?;
     // Four things end in turn: intake and starting (`stop`), running work (`cut`), then publishing (`leave`).
     let (cut, leave) = (CancellationToken::new(), CancellationToken::new());

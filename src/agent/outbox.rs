@@ -65,6 +65,9 @@ pub(crate) async fn run(node: Arc<Node>, class: Class, stop: CancellationToken) 
 /// Publishes what is left of every class, as far as the broker takes it within a while: a node that leaves says what it
 /// can.
 pub(crate) async fn drain(node: &Arc<Node>, within: Duration) {
+    if !node.broker.link().borrow().up {
+        return;
+    }
     let drained = Class::PUBLISHED.map(|class| {
         let node = Arc::clone(node);
         async move {

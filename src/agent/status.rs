@@ -12,7 +12,6 @@ use crate::model::jitter;
 use crate::model::message::StreamKind;
 use crate::model::node::{HostFacts, LaneFacts, PerStream, Starts, Status};
 use crate::model::subject::{NodeKey, RecordStream};
-use crate::model::time::Timestamp;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -182,9 +181,4 @@ fn uptime() -> Option<Duration> {
     let text = std::fs::read_to_string("/proc/uptime").ok()?;
     let seconds: f64 = text.split_whitespace().next()?.parse().ok()?;
     Duration::try_from_secs_f64(seconds).ok()
-}
-
-/// When the host booted, by its own clock; for the start's log line.
-pub(crate) fn booted_at() -> Option<Timestamp> {
-    Some(Timestamp::local_now().minus(uptime()?))
 }

@@ -21,6 +21,9 @@ pub struct RowId(pub i64);
 struct Lane {
     depth: u64,
     head: RowId,
+    /// The message that came while the head stood alone: the next head, where the journal ended the head before it took
+    /// that one.
+    behind: Option<RowId>,
     activity: Activity,
 }
 
@@ -67,10 +70,13 @@ impl Lanes {
     /// `count` more messages stand at the end of a lane, `first` the first of them.
     pub fn push_many(&mut self, key: &LaneKey, first: RowId, count: u64) {
         if let Some(lane) = self.lanes.get_mut(key) {
+            if lane.depth == 1 {
+                lane.behind = Some(first);
+            }
             lane.depth += count;
             return;
         }
-        self.lanes.insert(key.clone(), Lane { depth: count, head: first, activity: Activity::Idle });
+        self.lanes.insert(key.clone(), Lane { depth: count, head: first, behind: None, activity: Activity::Idle });
         self.refresh(key);
     }
 
@@ -103,14 +109,16 @@ impl Lanes {
         self.set_activity(key, Activity::Running);
     }
 
-    /// The head of a lane is terminal. `next` is the new head, as the journal tells; `None` empties the lane.
+    /// The head of a lane is terminal. `next` is the new head as the journal knew it in that commit; `None` empties the
+    /// lane, unless a message was taken between that commit and this call.
     pub fn finished(&mut self, key: &LaneKey, next: Option<RowId>) {
         self.set_activity(key, Activity::Idle);
         self.drop_ready(key);
-        match (self.lanes.get_mut(key), next) {
-            (Some(lane), Some(row)) => {
-                lane.depth = lane.depth.saturating_sub(1).max(1);
-                lane.head = row;
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        lane.depth = lane.depth.saturating_sub(1);
+        match next.or(lane.behind) {
+            Some(head) if lane.depth > 0 => {
+                (lane.head, lane.behind) = (head, None);
                 self.refresh(key);
             }
             _ => {
@@ -278,7 +286,9 @@ mod tests {
     enum Act {
         Push(u8, u8),
         Start,
-        Finish(usize),
+        /// The journal ends a head, and tells what it knew then some time later.
+        Commit(usize),
+        Tell(usize),
         Retry(usize),
         WaitOver(u8, u8),
         Hold(bool),
@@ -288,7 +298,8 @@ mod tests {
         let act = prop_oneof![
             (0u8..3, 0u8..3).prop_map(|(s, l)| Act::Push(s, l)),
             Just(Act::Start),
-            any::<usize>().prop_map(Act::Finish),
+            any::<usize>().prop_map(Act::Commit),
+            any::<usize>().prop_map(Act::Tell),
             any::<usize>().prop_map(Act::Retry),
             (0u8..3, 0u8..3).prop_map(|(s, l)| Act::WaitOver(s, l)),
             any::<bool>().prop_map(Act::Hold),
@@ -304,11 +315,12 @@ mod tests {
             let mut lanes = Lanes::new(3);
             let mut queues: BTreeMap<LaneKey, VecDeque<i64>> = BTreeMap::new();
             let mut running: Vec<(LaneKey, RowId)> = Vec::new();
+            let mut ended: Vec<(LaneKey, Option<RowId>)> = Vec::new();
             let (mut row, mut pushed, mut done) = (0, 0, 0);
-            let finish = |lanes: &mut Lanes, queues: &mut BTreeMap<LaneKey, VecDeque<i64>>, one: (LaneKey, RowId)| {
+            let commit = |queues: &mut BTreeMap<LaneKey, VecDeque<i64>>, one: (LaneKey, RowId)| {
                 let queue = queues.get_mut(&one.0).unwrap();
                 assert_eq!(queue.pop_front(), Some(one.1.0));
-                lanes.finished(&one.0, queue.front().map(|r| RowId(*r)));
+                (one.0, queue.front().map(|r| RowId(*r)))
             };
             for act in acts {
                 match act {
@@ -323,13 +335,17 @@ mod tests {
                             prop_assert_eq!(queues[&id].front(), Some(&row.0));
                             prop_assert!(running.iter().all(|(other, _)| *other != id));
                             running.push((id, row));
-                            prop_assert!(running.len() <= 3);
+                            prop_assert!(running.len() + ended.len() <= 3);
                         }
                     }
-                    Act::Finish(at) if !running.is_empty() => {
+                    Act::Commit(at) if !running.is_empty() => {
                         let one = running.remove(at % running.len());
-                        finish(&mut lanes, &mut queues, one);
+                        ended.push(commit(&mut queues, one));
                         done += 1;
+                    }
+                    Act::Tell(at) if !ended.is_empty() => {
+                        let (id, next) = ended.remove(at % ended.len());
+                        lanes.finished(&id, next);
                     }
                     Act::Retry(at) if !running.is_empty() => {
                         let (id, _) = running.remove(at % running.len());
@@ -337,18 +353,20 @@ mod tests {
                     }
                     Act::WaitOver(s, l) => lanes.wait_over(&key(s, l)),
                     Act::Hold(held) => lanes.hold(held),
-                    Act::Finish(_) | Act::Retry(_) => {}
+                    Act::Commit(_) | Act::Tell(_) | Act::Retry(_) => {}
                 }
-                prop_assert_eq!(lanes.running(), running.len());
+                prop_assert_eq!(lanes.running(), running.len() + ended.len());
             }
             lanes.hold(false);
             queues.keys().for_each(|id| lanes.wait_over(id));
+            ended.drain(..).for_each(|(id, next)| lanes.finished(&id, next));
             loop {
                 while let Some(one) = lanes.next_start() {
                     running.push(one);
                 }
                 let Some(one) = running.pop() else { break };
-                finish(&mut lanes, &mut queues, one);
+                let (id, next) = commit(&mut queues, one);
+                lanes.finished(&id, next);
                 done += 1;
             }
             prop_assert_eq!(done, pushed);

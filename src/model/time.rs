@@ -76,7 +76,9 @@ impl std::str::FromStr for Timestamp {
     fn from_str(text: &str) -> Result<Timestamp, BadTime> {
         let bad = || BadTime::new(text, "a time such as 2026-11-23T21:00:00Z");
         let time = DateTime::parse_from_rfc3339(text.trim()).map_err(|_| bad())?;
-        time.timestamp_nanos_opt().map(Timestamp).ok_or_else(bad)
+        // Nanoseconds reach from 1677 to 2262; the broker writes the year 1 for "never".
+        let saturated = if time.timestamp() < 0 { i64::MIN } else { i64::MAX };
+        Ok(Timestamp(time.timestamp_nanos_opt().unwrap_or(saturated)))
     }
 }
 
@@ -183,6 +185,8 @@ mod tests {
         let zoned: Timestamp = "2026-11-23T23:00:00+02:00".parse().unwrap();
         assert_eq!(zoned.to_string(), "2026-11-23T21:00:00.000000000Z");
         assert!("yesterday".parse::<Timestamp>().is_err());
+        assert_eq!("0001-01-01T00:00:00Z".parse(), Ok(Timestamp::from_nanos(i64::MIN)));
+        assert_eq!("9999-01-01T00:00:00Z".parse(), Ok(Timestamp::from_nanos(i64::MAX)));
     }
 
     #[test]
