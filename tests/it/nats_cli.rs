@@ -5,7 +5,6 @@ use crate::harness::{Cli, Process, SOON, path_with_nats, wait_until};
 use crate::local::{broker_pid, gone, up};
 use rustix::process::Signal;
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use tempfile::TempDir;
@@ -132,7 +131,6 @@ async fn the_lines_hold(terminal: &Terminal, may_make_consumers: bool) {
 
 #[tokio::test]
 async fn the_lines_of_the_readme_work_as_written_beside_up() {
-    let _taken = TcpListener::bind("127.0.0.1:4222");
     let (mut up, url) = up().await;
     let Some(terminal) = Terminal::new(&url).await else { return };
     the_lines_hold(&terminal, true).await;

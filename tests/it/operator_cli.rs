@@ -5,7 +5,6 @@ use crate::harness::{Cli, Fleet, SOON, path_with_nats, wait_until};
 use crate::{accounts, local};
 use serde_json::Value;
 use std::fs;
-use std::net::TcpListener;
 use std::path::Path;
 
 /// A shell of somebody without a name of his own, with `edgeward` on the `PATH`.
@@ -23,7 +22,6 @@ fn objects(text: &str) -> Vec<Value> {
 
 #[tokio::test]
 async fn the_lines_of_the_readme_for_edgeward_work_as_written() {
-    let _taken = TcpListener::bind("127.0.0.1:4222");
     let (mut up, url) = local::up().await;
     let sh = shell(&url);
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
@@ -55,7 +53,7 @@ async fn each_exit_code_has_a_case() {
         (2, &["run", "ship1", "true", "--timeout", "5"]),
         (2, &["run", "", "true"]),
         (2, &["wait", "4711"]),
-        (3, &["run", "ship1", "sleep 1", "--lane", "a", "--wait", "100ms"]),
+        (3, &["run", "ship1", "sleep 10", "--lane", "a", "--wait", "100ms"]),
         (3, &["wait", "last", "--for", "1ms"]),
         (7, &["run", "ship1", "-m", "no-such", "x"]),
         (7, &["run", "ship1", "-m", "shell", "--kind", "event", "true"]),
