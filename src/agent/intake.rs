@@ -64,10 +64,11 @@ async fn first_contact(node: &Node) -> Spec {
         match contact.await {
             Ok(spec) => return spec,
             Err(error) => {
-                if matches!(error, BrokerError::Options(_)) {
-                    tracing::error!(%error, "no contact");
-                } else {
-                    tracing::debug!(%error, "no contact yet");
+                match error {
+                    BrokerError::Options(_) | BrokerError::Denied { .. } | BrokerError::DeniedInbox { .. } => {
+                        tracing::error!(%error, "no contact");
+                    }
+                    error => tracing::debug!(%error, "no contact yet"),
                 }
                 tokio::time::sleep(backoff.next_wait()).await;
             }

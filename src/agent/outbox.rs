@@ -12,6 +12,7 @@ use crate::broker::{Outgoing, PublishError};
 use crate::journal::{Class, Entry, EntryId, JournalError, Report};
 use crate::model::error_event::{Code, Severity};
 use crate::model::header::{RawHeaders, names};
+use crate::model::id::MessageId;
 use crate::model::jitter::Backoff;
 use crate::model::record::{By, Outcome, Record};
 use crate::model::subject::{RecordClass, RecordStream};
@@ -155,6 +156,8 @@ async fn send(node: &Node, entry: &Entry) -> Fate {
     match error {
         PublishError::WrongLast => already_there(node, &entry.report).await,
         error if error.is_final() => park(node, *class, &entry.report, &error),
+        // Nobody has granted this node to send there. Records are the node's own right: those wait until it is put right.
+        error @ PublishError::Denied { .. } if *class == Class::Message => park(node, *class, &entry.report, &error),
         error => {
             tracing::debug!(subject, %error, "not stored yet");
             Fate::Later
@@ -208,7 +211,9 @@ fn park(node: &Node, class: Class, report: &Report, error: &PublishError) -> Fat
     let text = format!("{} ({} bytes) cannot be published: {reason}", report.subject, report.body.len());
     let mut instead = Vec::new();
     if class != Class::Error {
-        instead.push(node.error_report(&node.event(Severity::Error, Code::OutboxParked, &text)));
+        let mut event = node.event(Severity::Error, Code::OutboxParked, &text);
+        event.msg_id = report.headers.get(names::ID).and_then(|id| MessageId::given(id).ok());
+        instead.push(node.error_report(&event));
     }
     if class == Class::Ack
         && let Ok(record) = serde_json::from_slice::<Record>(&report.body)

@@ -205,12 +205,16 @@ impl Broker {
         let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|_| BrokerError::Closed)?;
         let subject = format!("{}.{what}", self.api);
         let payload = Bytes::from(body.to_string());
-        self.client.publish_with_reply(subject, inbox, payload).await.map_err(|_| BrokerError::Closed)?;
+        let before = self.denials();
+        let asked = self.client.publish_with_reply(subject.clone(), inbox, payload);
+        asked.await.map_err(|_| BrokerError::Closed)?;
         let mut page = Page::default();
         loop {
             // The answer does not outlive the connection.
             let message = tokio::select! {
+                biased;
                 answer = answers.next() => answer.ok_or(BrokerError::Closed)?,
+                denied = self.request_denied(&subject, before) => return Err(denied),
                 _ = link.wait_for(|link| !link.up || link.times != times) => {
                     return Err(BrokerError::Timeout { what, after: Duration::ZERO });
                 }

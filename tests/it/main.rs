@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod accounts;
 mod agent_life;
 mod bad_input;
 mod cli;
@@ -15,6 +16,8 @@ mod layering;
 mod ledger;
 mod listed;
 mod local;
+mod nats_cli;
+mod operator_cli;
 mod rights;
 mod sessions;
 mod settings;
