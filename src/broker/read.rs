@@ -17,7 +17,6 @@ use bytes::Bytes;
 use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::time::Duration;
 
 /// A message of any stream, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,18 +79,12 @@ const BROKER_HEADERS: [&str; 8] = [
 impl Broker {
     /// The message at a sequence, where it is there.
     pub async fn get(&self, stream: &str, seq: StreamSeq) -> Result<Option<RawMessage>, BrokerError> {
-        self.direct(stream, json!({ "seq": seq })).await
+        self.direct(&format!("DIRECT.GET.{stream}"), json!({ "seq": seq })).await
     }
 
     /// The last message of a subject, by the form of request that a node's rights can be confined to.
     pub async fn get_last(&self, stream: &str, subject: &str) -> Result<Option<RawMessage>, BrokerError> {
-        self.direct_at(
-            stream,
-            &format!("DIRECT.GET.{stream}.{subject}"),
-            Bytes::new(),
-            json!({ "last_by_subj": subject }),
-        )
-        .await
+        self.direct(&format!("DIRECT.GET.{stream}.{subject}"), Value::Null).await
     }
 
     /// The first message at or after `seq` that matches the filter.
@@ -101,31 +94,17 @@ impl Broker {
         filter: &str,
         seq: StreamSeq,
     ) -> Result<Option<RawMessage>, BrokerError> {
-        self.direct(stream, json!({ "next_by_subj": filter, "seq": seq.0.max(1) })).await
+        self.direct(&format!("DIRECT.GET.{stream}"), json!({ "next_by_subj": filter, "seq": seq.0.max(1) })).await
     }
 
     /// The last message of all that match the filter, wildcards allowed.
     pub async fn get_last_matching(&self, stream: &str, filter: &str) -> Result<Option<RawMessage>, BrokerError> {
-        self.direct(stream, json!({ "last_by_subj": filter })).await
+        self.direct(&format!("DIRECT.GET.{stream}"), json!({ "last_by_subj": filter })).await
     }
 
-    async fn direct(&self, stream: &str, body: Value) -> Result<Option<RawMessage>, BrokerError> {
-        self.direct_at(stream, &format!("DIRECT.GET.{stream}"), Bytes::from(body.to_string()), body).await
-    }
-
-    /// A direct get. `body` asks the stream's leader for the same, where the answer broke the connection.
-    async fn direct_at(
-        &self,
-        stream: &str,
-        path: &str,
-        payload: Bytes,
-        body: Value,
-    ) -> Result<Option<RawMessage>, BrokerError> {
-        let times = self.link.borrow().times;
-        let message = match self.ask_message(&format!("{}.{path}", self.api), payload, API_TIMEOUT).await {
-            Err(BrokerError::Timeout { .. }) if self.link_broke(times) => return self.at_leader(stream, body).await,
-            answer => answer?,
-        };
+    async fn direct(&self, path: &str, body: Value) -> Result<Option<RawMessage>, BrokerError> {
+        let payload = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
+        let message = self.ask_message(&format!("{}.{path}", self.api), payload, API_TIMEOUT).await?;
         // A stored message may have a status line of its own: what has a place in the stream is a message all the same.
         if let Some(found) = parse(&message) {
             return Ok(Some(found));
@@ -179,28 +158,16 @@ impl Broker {
             From::Seq(seq) => body["seq"] = json!(seq.0.max(1)),
             From::Time(time) => body["start_time"] = json!(time),
         }
-        let times = self.link.borrow().times;
-        match self.batch(&query.stream, body).await {
-            Err(BrokerError::Timeout { .. }) if self.link_broke(times) => self.read_one_by_one(query).await,
-            page => page,
-        }
+        self.batch(&query.stream, body).await
     }
 
     /// The last message of each of these subjects (wildcards allowed, at most 1,024 subjects in the answer).
     pub async fn read_last(&self, stream: &str, subjects: &[String]) -> Result<Page, BrokerError> {
-        let times = self.link.borrow().times;
-        match self.batch(stream, json!({ "multi_last": subjects, "batch": 1024 })).await {
-            Err(BrokerError::Timeout { .. }) if self.link_broke(times) => {
-                self.read_last_one_by_one(stream, subjects).await
-            }
-            page => page,
-        }
+        self.batch(stream, json!({ "multi_last": subjects, "batch": 1024 })).await
     }
 
     async fn batch(&self, stream: &str, body: Value) -> Result<Page, BrokerError> {
         let what = format!("DIRECT.GET.{stream}");
-        let mut link = self.link();
-        let times = link.borrow().times;
         let inbox = self.client.new_inbox();
         let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|_| BrokerError::Closed)?;
         let subject = format!("{}.{what}", self.api);
@@ -210,17 +177,12 @@ impl Broker {
         asked.await.map_err(|_| BrokerError::Closed)?;
         let mut page = Page::default();
         loop {
-            // The answer does not outlive the connection.
             let message = tokio::select! {
                 biased;
-                answer = answers.next() => answer.ok_or(BrokerError::Closed)?,
+                answer = tokio::time::timeout(API_TIMEOUT, answers.next()) => answer
+                    .map_err(|_| BrokerError::Timeout { what: what.clone(), after: API_TIMEOUT })?
+                    .ok_or(BrokerError::Closed)?,
                 denied = self.request_denied(&subject, before) => return Err(denied),
-                _ = link.wait_for(|link| !link.up || link.times != times) => {
-                    return Err(BrokerError::Timeout { what, after: Duration::ZERO });
-                }
-                () = tokio::time::sleep(API_TIMEOUT) => {
-                    return Err(BrokerError::Timeout { what, after: API_TIMEOUT });
-                }
             };
             if let Some(found) = parse(&message) {
                 page.pending = pending(&message).unwrap_or(page.pending);

@@ -4,19 +4,15 @@
 //! of its stream reconnecting for ever. The API tells messages as JSON, which harms nobody: so they are found, and taken
 //! out of the stream once their fate is durable.
 //!
-//! Readers of other streams get past them the same way, one message at a time.
-//!
 //! Owns what the client can read, and the search. Never decides what becomes of such a message.
 
-use super::api::API_TIMEOUT;
 use super::connect::Broker;
 use super::error::BrokerError;
-use super::read::{From, Page, Query, RawMessage};
+use super::read::RawMessage;
 use crate::model::id::StreamSeq;
 use async_nats::{HeaderName, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::str::FromStr;
 
 #[derive(Deserialize)]
@@ -65,59 +61,6 @@ impl Broker {
             Err(error) if error.code().is_some_and(|code| GONE.contains(&code)) => Ok(()),
             Err(error) => Err(error),
         }
-    }
-}
-
-/// Messages read one by one at most, before the fast way is tried again.
-const SLOW_PAGE: usize = 100;
-
-impl Broker {
-    /// True where the link has broken since it had come up `times` times: an answer that was due is lost.
-    pub(super) fn link_broke(&self, times: u64) -> bool {
-        let link = self.link.borrow();
-        !link.up || link.times != times
-    }
-
-    /// A page of messages, each told by the API on its own: past one that breaks the connection.
-    pub(super) async fn read_one_by_one(&self, query: &Query) -> Result<Page, BrokerError> {
-        self.up_again(&query.stream).await?;
-        let mut page = Page::default();
-        let mut from = match query.from {
-            From::Seq(seq) => json!({ "next_by_subj": query.filter, "seq": seq.0.max(1) }),
-            From::Time(time) => json!({ "next_by_subj": query.filter, "start_time": time }),
-        };
-        while page.messages.len() < query.batch.min(SLOW_PAGE) {
-            let Some(found) = self.leader_message(&query.stream, from).await? else { return Ok(page) };
-            let message = found.into_message(&query.stream)?;
-            from = json!({ "next_by_subj": query.filter, "seq": message.seq.0 + 1 });
-            page.messages.push(message);
-        }
-        // How many there are is not told: one more at least has to be asked for.
-        page.pending = 1;
-        Ok(page)
-    }
-
-    /// The last message of each of these subjects, likewise.
-    pub(super) async fn read_last_one_by_one(&self, stream: &str, subjects: &[String]) -> Result<Page, BrokerError> {
-        self.up_again(stream).await?;
-        let mut last: BTreeMap<String, RawMessage> = BTreeMap::new();
-        for filter in subjects {
-            let mut next = 1;
-            while let Some(found) = self.leader_message(stream, json!({ "next_by_subj": filter, "seq": next })).await? {
-                let message = found.into_message(stream)?;
-                next = message.seq.0 + 1;
-                last.insert(message.subject.clone(), message);
-            }
-        }
-        let mut messages: Vec<RawMessage> = last.into_values().collect();
-        messages.sort_by_key(|message| message.seq);
-        Ok(Page { messages, pending: 0 })
-    }
-
-    async fn up_again(&self, stream: &str) -> Result<(), BrokerError> {
-        let what = format!("STREAM.MSG.GET.{stream}");
-        let up = tokio::time::timeout(API_TIMEOUT, self.wait_up()).await;
-        up.map_err(|_| BrokerError::Timeout { what, after: API_TIMEOUT })?
     }
 }
 
