@@ -105,12 +105,8 @@ impl Broker {
     async fn direct(&self, path: &str, body: Value) -> Result<Option<RawMessage>, BrokerError> {
         let payload = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
         let message = self.ask_message(&format!("{}.{path}", self.api), payload, API_TIMEOUT).await?;
-        // A stored message may have a status line of its own: what has a place in the stream is a message all the same.
-        if let Some(found) = parse(&message) {
-            return Ok(Some(found));
-        }
         match message.status {
-            None => Err(unreadable(path)),
+            None => parse(&message).map(Some).ok_or_else(|| unreadable(path)),
             Some(StatusCode::NOT_FOUND) => Ok(None),
             Some(status) => Err(refused(path, status, &message)),
         }
@@ -137,15 +133,11 @@ impl Broker {
     }
 
     async fn at_leader(&self, stream: &str, body: Value) -> Result<Option<RawMessage>, BrokerError> {
-        self.leader_message(stream, body).await?.map(|message| message.into_message(stream)).transpose()
-    }
-
-    /// The message that a request to the stream's leader finds, as the API tells it.
-    pub(super) async fn leader_message(&self, stream: &str, body: Value) -> Result<Option<LeaderMessage>, BrokerError> {
         /// JetStream's code for "no message found".
         const NO_MESSAGE: u64 = 10037;
-        match self.api::<LeaderAnswer>(&format!("STREAM.MSG.GET.{stream}"), &body).await {
-            Ok(answer) => Ok(Some(answer.message)),
+        let path = format!("STREAM.MSG.GET.{stream}");
+        match self.api::<LeaderAnswer>(&path, &body).await {
+            Ok(answer) => answer.message.into_message(&path).map(Some),
             Err(error) if error.code() == Some(NO_MESSAGE) => Ok(None),
             Err(error) => Err(error),
         }
@@ -184,13 +176,11 @@ impl Broker {
                     .ok_or(BrokerError::Closed)?,
                 denied = self.request_denied(&subject, before) => return Err(denied),
             };
-            if let Some(found) = parse(&message) {
-                page.pending = pending(&message).unwrap_or(page.pending);
-                page.messages.push(found);
-                continue;
-            }
             match message.status.map(|s| s.as_u16()) {
-                None => return Err(unreadable(&what)),
+                None => {
+                    page.pending = pending(&message).unwrap_or(page.pending);
+                    page.messages.push(parse(&message).ok_or_else(|| unreadable(&what))?);
+                }
                 // End of batch.
                 Some(204) => {
                     page.pending = pending(&message).unwrap_or(page.pending);
@@ -270,11 +260,10 @@ struct LeaderAnswer {
     message: LeaderMessage,
 }
 
-/// A message in the API's JSON: headers and body in base64, whatever bytes they are.
 #[derive(Deserialize)]
-pub(super) struct LeaderMessage {
-    pub(super) subject: String,
-    pub(super) seq: StreamSeq,
+struct LeaderMessage {
+    subject: String,
+    seq: StreamSeq,
     time: Timestamp,
     #[serde(default)]
     hdrs: String,
@@ -283,22 +272,16 @@ pub(super) struct LeaderMessage {
 }
 
 impl LeaderMessage {
-    /// The headers as they stand on the wire.
-    pub(super) fn header_block(&self, stream: &str) -> Result<Vec<u8>, BrokerError> {
-        decode(stream, &self.hdrs)
-    }
-
-    /// The message; bytes of its headers that are no text are replaced.
-    pub(super) fn into_message(self, stream: &str) -> Result<RawMessage, BrokerError> {
-        let headers = wire_headers(&String::from_utf8_lossy(&self.header_block(stream)?));
-        let body = Bytes::from(decode(stream, &self.data)?);
+    fn into_message(self, path: &str) -> Result<RawMessage, BrokerError> {
+        let decode = |text: &str| {
+            BASE64
+                .decode(text)
+                .map_err(|e| BrokerError::BadAnswer { what: path.to_owned(), reason: format!("not base64: {e}") })
+        };
+        let headers = wire_headers(&String::from_utf8_lossy(&decode(&self.hdrs)?));
+        let body = Bytes::from(decode(&self.data)?);
         Ok(RawMessage { subject: self.subject, seq: self.seq, stored_at: self.time, headers, body })
     }
-}
-
-fn decode(stream: &str, text: &str) -> Result<Vec<u8>, BrokerError> {
-    let what = format!("STREAM.MSG.GET.{stream}");
-    BASE64.decode(text).map_err(|e| BrokerError::BadAnswer { what, reason: format!("not base64: {e}") })
 }
 
 /// Headers as they are on the wire: a version line, then `name: value` lines.

@@ -345,9 +345,7 @@ impl Session {
 
     /// A frame is a message, or something about the pulls.
     fn sort(&mut self, message: Message) -> Result<Option<Received>, SessionError> {
-        let delivery = message.reply.as_ref().and_then(|reply| Delivery::parse(reply, self.stream));
-        // A stored message may have a status line of its own: what has an ack subject is a message all the same.
-        if let (Some(status), None) = (message.status, delivery) {
+        if let Some(status) = message.status {
             let header = |name: &str| message.headers.as_ref()?.get(name)?.as_str().parse::<u64>().ok();
             let frame = match status.as_u16() {
                 100 => match header("Nats-Last-Consumer") {
@@ -362,7 +360,8 @@ impl Session {
             self.pulls.take(frame).map_err(BrokenSession)?;
             return Ok(None);
         }
-        let Some((reply, delivery)) = message.reply.zip(delivery) else {
+        let Some((reply, delivery)) = message.reply.and_then(|r| Delivery::parse(&r, self.stream).map(|d| (r, d)))
+        else {
             // Something that is no delivery of a consumer: nobody's message.
             return Ok(None);
         };
