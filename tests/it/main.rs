@@ -10,4 +10,5 @@ mod hub;
 mod layering;
 mod listed;
 mod local;
+mod poison;
 mod rights;
