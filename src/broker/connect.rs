@@ -143,6 +143,13 @@ impl Broker {
         link.wait_for(|link| link.up).await.map(drop).map_err(|_| BrokerError::Closed)
     }
 
+    /// Waits until the client's task has ended, for whatever reason: from then on every request fails, for ever. Only a
+    /// new start helps.
+    pub async fn closed(&self) {
+        let mut link = self.link();
+        while link.changed().await.is_ok() {}
+    }
+
     /// Refuses a broker that is too old, naming both versions. Call it while the link is up.
     pub fn check_version(&self) -> Result<(), BrokerError> {
         let (major, minor, patch) = OLDEST_SERVER;

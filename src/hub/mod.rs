@@ -108,6 +108,7 @@ pub async fn run(options: HubOptions, stop: CancellationToken) -> Result<(), Hub
     let serve = serve(&broker, &options.config, auto_nodes, options.ready);
     let result = tokio::select! {
         result = serve => result,
+        () = broker.closed() => Err(BrokerError::Closed.into()),
         () = stop.cancelled() => Ok(()),
     };
     // Acks that are still in the client's buffer spare the next hub some work.

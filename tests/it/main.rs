@@ -18,6 +18,7 @@ mod listed;
 mod local;
 mod nats_cli;
 mod operator_cli;
+mod poison;
 mod rights;
 mod sessions;
 mod settings;
