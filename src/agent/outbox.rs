@@ -44,7 +44,13 @@ enum Fate {
 pub(crate) async fn run(node: Arc<Node>, class: Class, stop: CancellationToken) {
     let mut outbox = Outbox { node, class, done_up_to: EntryId(0), backoff: fresh_backoff() };
     loop {
-        let wait = match outbox.pass().await {
+        let passed = tokio::select! {
+            biased;
+            // Also while the link is down. What is cut off under way is sent again, which the broker sees through.
+            () = stop.cancelled() => return,
+            passed = outbox.pass() => passed,
+        };
+        let wait = match passed {
             Ok(Passed::Empty) => None,
             Ok(Passed::Some) => continue,
             Ok(Passed::Later) => Some(outbox.backoff.next_wait()),
@@ -66,6 +72,7 @@ pub(crate) async fn run(node: Arc<Node>, class: Class, stop: CancellationToken) 
 /// can.
 pub(crate) async fn drain(node: &Arc<Node>, within: Duration) {
     if !node.broker.link().borrow().up {
+        tracing::info!("no link; what is still to be said leaves at the next start");
         return;
     }
     let drained = Class::PUBLISHED.map(|class| {

@@ -96,7 +96,7 @@ pub struct Broker {
     pub(super) client: Client,
     pub(super) names: Arc<Names>,
     pub(super) api: Arc<str>,
-    link: watch::Receiver<Link>,
+    pub(super) link: watch::Receiver<Link>,
 }
 
 impl Broker {

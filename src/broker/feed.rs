@@ -48,6 +48,8 @@ pub struct Delivery {
     pub message: RawMessage,
     /// How often it has been given, this time included.
     pub tries: u32,
+    /// Why no reader of the stream can take it; its ack takes it out of the stream.
+    pub unreadable: Option<String>,
     reply: String,
 }
 
@@ -114,14 +116,24 @@ impl Feed {
         }
     }
 
-    /// Tells the broker that these messages' fates are durable. Not waited for: a lost ack brings a message again.
+    /// Tells the broker that this message's fate is durable. Not waited for: a lost ack brings a message again. One that
+    /// nobody can read leaves the stream, so that it holds up no reader any longer.
     pub async fn ack(&self, delivery: &Delivery) -> Result<(), BrokerError> {
+        if let Some(reason) = &delivery.unreadable {
+            let RawMessage { subject, seq, .. } = &delivery.message;
+            tracing::warn!(stream = %self.stream, %subject, %seq, reason, "nobody can read this message; taken out");
+            return self.broker.delete(&self.stream, *seq).await;
+        }
         let ack = self.broker.client.publish(delivery.reply.clone(), Bytes::from_static(b"+ACK"));
         ack.await.map_err(|_| BrokerError::Closed)
     }
 
     /// Gives a message back whose fate could not be made durable, to come again soon; the oftener it came, the later.
     pub async fn give_back(&self, delivery: &Delivery) -> Result<(), BrokerError> {
+        if delivery.unreadable.is_some() {
+            // The broker gives it again by itself, and the connection it breaks then has it looked for again.
+            return Ok(());
+        }
         let delay = Duration::from_secs(1 << delivery.tries.saturating_sub(1).min(5)).min(ACK_WAIT);
         let nak = format!("-NAK {}", json!({ "delay": nanos(delay) }));
         let sent = self.broker.client.publish(delivery.reply.clone(), nak.into());
@@ -138,7 +150,7 @@ impl Feed {
         }
         let first = tokio::select! {
             answer = pull.answers.next() => answer.ok_or(BrokerError::Closed)?,
-            () = link_came_up(&mut self.link, pull.times) => return Ok(Vec::new()),
+            () = link_came_up(&mut self.link, pull.times) => return self.unreadable().await,
             () = tokio::time::sleep(HEARTBEAT * 2 + Duration::from_secs(1)) => {
                 return Err(BrokerError::Timeout { what: self.next_path(), after: HEARTBEAT * 2 });
             }
@@ -166,6 +178,19 @@ impl Feed {
         }
         self.pull = Some(pull);
         Ok(batch)
+    }
+
+    /// What may have broken the link while a pull was open: messages that the client cannot read.
+    async fn unreadable(&self) -> Result<Vec<Delivery>, BrokerError> {
+        let filter = self.filter.as_deref().unwrap_or(">");
+        let found = self.broker.unreadable(&self.stream, DURABLE, filter).await?;
+        let delivery = |(message, reason)| Delivery {
+            message: RawMessage { body: Bytes::new(), ..message },
+            tries: 1,
+            unreadable: Some(reason),
+            reply: String::new(),
+        };
+        Ok(found.into_iter().map(delivery).collect())
     }
 
     /// A fresh inbox, once the link is up.
@@ -230,12 +255,13 @@ impl Feed {
     }
 
     fn read(&self, message: &Message) -> Answer {
+        // A stored message may have a status line of its own: what has an ack subject is a message all the same.
+        if let Some(delivery) = delivery(message) {
+            return Answer::Message(delivery);
+        }
         let description = || message.description.clone().unwrap_or_default();
         match message.status.map(|status| status.as_u16()) {
-            None => match delivery(message) {
-                Some(delivery) => Answer::Message(delivery),
-                None => Answer::Failed("a message without an ack subject".to_owned()),
-            },
+            None => Answer::Failed("a message without an ack subject".to_owned()),
             Some(100) => Answer::Heartbeat,
             // Expired, all given, or as many bytes as were asked for.
             Some(408) => Answer::Over,
@@ -260,7 +286,8 @@ fn delivery(message: &Message) -> Option<Delivery> {
     let Place { tries, seq, stored_at } = place(&reply)?;
     let headers = from_wire(message.headers.as_ref());
     let subject = message.subject.to_string();
-    Some(Delivery { message: RawMessage { subject, seq, stored_at, headers, body: Bytes::new() }, tries, reply })
+    let message = RawMessage { subject, seq, stored_at, headers, body: Bytes::new() };
+    Some(Delivery { message, tries, unreadable: None, reply })
 }
 
 /// What an ack subject tells of a message.

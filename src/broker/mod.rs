@@ -14,6 +14,7 @@ mod publish;
 mod read;
 mod session;
 pub mod topology;
+mod unreadable;
 
 pub use connect::{Access, Broker, ConnectOptions, Link};
 pub use consumers::Ensured;

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// A message of any stream, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,12 +80,18 @@ const BROKER_HEADERS: [&str; 8] = [
 impl Broker {
     /// The message at a sequence, where it is there.
     pub async fn get(&self, stream: &str, seq: StreamSeq) -> Result<Option<RawMessage>, BrokerError> {
-        self.direct(&format!("DIRECT.GET.{stream}"), json!({ "seq": seq })).await
+        self.direct(stream, json!({ "seq": seq })).await
     }
 
     /// The last message of a subject, by the form of request that a node's rights can be confined to.
     pub async fn get_last(&self, stream: &str, subject: &str) -> Result<Option<RawMessage>, BrokerError> {
-        self.direct(&format!("DIRECT.GET.{stream}.{subject}"), Value::Null).await
+        self.direct_at(
+            stream,
+            &format!("DIRECT.GET.{stream}.{subject}"),
+            Bytes::new(),
+            json!({ "last_by_subj": subject }),
+        )
+        .await
     }
 
     /// The first message at or after `seq` that matches the filter.
@@ -94,19 +101,37 @@ impl Broker {
         filter: &str,
         seq: StreamSeq,
     ) -> Result<Option<RawMessage>, BrokerError> {
-        self.direct(&format!("DIRECT.GET.{stream}"), json!({ "next_by_subj": filter, "seq": seq.0.max(1) })).await
+        self.direct(stream, json!({ "next_by_subj": filter, "seq": seq.0.max(1) })).await
     }
 
     /// The last message of all that match the filter, wildcards allowed.
     pub async fn get_last_matching(&self, stream: &str, filter: &str) -> Result<Option<RawMessage>, BrokerError> {
-        self.direct(&format!("DIRECT.GET.{stream}"), json!({ "last_by_subj": filter })).await
+        self.direct(stream, json!({ "last_by_subj": filter })).await
     }
 
-    async fn direct(&self, path: &str, body: Value) -> Result<Option<RawMessage>, BrokerError> {
-        let payload = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
-        let message = self.ask_message(&format!("{}.{path}", self.api), payload, API_TIMEOUT).await?;
+    async fn direct(&self, stream: &str, body: Value) -> Result<Option<RawMessage>, BrokerError> {
+        self.direct_at(stream, &format!("DIRECT.GET.{stream}"), Bytes::from(body.to_string()), body).await
+    }
+
+    /// A direct get. `body` asks the stream's leader for the same, where the answer broke the connection.
+    async fn direct_at(
+        &self,
+        stream: &str,
+        path: &str,
+        payload: Bytes,
+        body: Value,
+    ) -> Result<Option<RawMessage>, BrokerError> {
+        let times = self.link.borrow().times;
+        let message = match self.ask_message(&format!("{}.{path}", self.api), payload, API_TIMEOUT).await {
+            Err(BrokerError::Timeout { .. }) if self.link_broke(times) => return self.at_leader(stream, body).await,
+            answer => answer?,
+        };
+        // A stored message may have a status line of its own: what has a place in the stream is a message all the same.
+        if let Some(found) = parse(&message) {
+            return Ok(Some(found));
+        }
         match message.status {
-            None => parse(&message).map(Some).ok_or_else(|| unreadable(path)),
+            None => Err(unreadable(path)),
             Some(StatusCode::NOT_FOUND) => Ok(None),
             Some(status) => Err(refused(path, status, &message)),
         }
@@ -133,11 +158,15 @@ impl Broker {
     }
 
     async fn at_leader(&self, stream: &str, body: Value) -> Result<Option<RawMessage>, BrokerError> {
+        self.leader_message(stream, body).await?.map(|message| message.into_message(stream)).transpose()
+    }
+
+    /// The message that a request to the stream's leader finds, as the API tells it.
+    pub(super) async fn leader_message(&self, stream: &str, body: Value) -> Result<Option<LeaderMessage>, BrokerError> {
         /// JetStream's code for "no message found".
         const NO_MESSAGE: u64 = 10037;
-        let path = format!("STREAM.MSG.GET.{stream}");
-        match self.api::<LeaderAnswer>(&path, &body).await {
-            Ok(answer) => answer.message.into_message(&path).map(Some),
+        match self.api::<LeaderAnswer>(&format!("STREAM.MSG.GET.{stream}"), &body).await {
+            Ok(answer) => Ok(Some(answer.message)),
             Err(error) if error.code() == Some(NO_MESSAGE) => Ok(None),
             Err(error) => Err(error),
         }
@@ -150,16 +179,28 @@ impl Broker {
             From::Seq(seq) => body["seq"] = json!(seq.0.max(1)),
             From::Time(time) => body["start_time"] = json!(time),
         }
-        self.batch(&query.stream, body).await
+        let times = self.link.borrow().times;
+        match self.batch(&query.stream, body).await {
+            Err(BrokerError::Timeout { .. }) if self.link_broke(times) => self.read_one_by_one(query).await,
+            page => page,
+        }
     }
 
     /// The last message of each of these subjects (wildcards allowed, at most 1,024 subjects in the answer).
     pub async fn read_last(&self, stream: &str, subjects: &[String]) -> Result<Page, BrokerError> {
-        self.batch(stream, json!({ "multi_last": subjects, "batch": 1024 })).await
+        let times = self.link.borrow().times;
+        match self.batch(stream, json!({ "multi_last": subjects, "batch": 1024 })).await {
+            Err(BrokerError::Timeout { .. }) if self.link_broke(times) => {
+                self.read_last_one_by_one(stream, subjects).await
+            }
+            page => page,
+        }
     }
 
     async fn batch(&self, stream: &str, body: Value) -> Result<Page, BrokerError> {
         let what = format!("DIRECT.GET.{stream}");
+        let mut link = self.link();
+        let times = link.borrow().times;
         let inbox = self.client.new_inbox();
         let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|_| BrokerError::Closed)?;
         let subject = format!("{}.{what}", self.api);
@@ -169,18 +210,25 @@ impl Broker {
         asked.await.map_err(|_| BrokerError::Closed)?;
         let mut page = Page::default();
         loop {
+            // The answer does not outlive the connection.
             let message = tokio::select! {
                 biased;
-                answer = tokio::time::timeout(API_TIMEOUT, answers.next()) => answer
-                    .map_err(|_| BrokerError::Timeout { what: what.clone(), after: API_TIMEOUT })?
-                    .ok_or(BrokerError::Closed)?,
+                answer = answers.next() => answer.ok_or(BrokerError::Closed)?,
                 denied = self.request_denied(&subject, before) => return Err(denied),
-            };
-            match message.status.map(|s| s.as_u16()) {
-                None => {
-                    page.pending = pending(&message).unwrap_or(page.pending);
-                    page.messages.push(parse(&message).ok_or_else(|| unreadable(&what))?);
+                _ = link.wait_for(|link| !link.up || link.times != times) => {
+                    return Err(BrokerError::Timeout { what, after: Duration::ZERO });
                 }
+                () = tokio::time::sleep(API_TIMEOUT) => {
+                    return Err(BrokerError::Timeout { what, after: API_TIMEOUT });
+                }
+            };
+            if let Some(found) = parse(&message) {
+                page.pending = pending(&message).unwrap_or(page.pending);
+                page.messages.push(found);
+                continue;
+            }
+            match message.status.map(|s| s.as_u16()) {
+                None => return Err(unreadable(&what)),
                 // End of batch.
                 Some(204) => {
                     page.pending = pending(&message).unwrap_or(page.pending);
@@ -260,10 +308,11 @@ struct LeaderAnswer {
     message: LeaderMessage,
 }
 
+/// A message in the API's JSON: headers and body in base64, whatever bytes they are.
 #[derive(Deserialize)]
-struct LeaderMessage {
-    subject: String,
-    seq: StreamSeq,
+pub(super) struct LeaderMessage {
+    pub(super) subject: String,
+    pub(super) seq: StreamSeq,
     time: Timestamp,
     #[serde(default)]
     hdrs: String,
@@ -272,16 +321,22 @@ struct LeaderMessage {
 }
 
 impl LeaderMessage {
-    fn into_message(self, path: &str) -> Result<RawMessage, BrokerError> {
-        let decode = |text: &str| {
-            BASE64
-                .decode(text)
-                .map_err(|e| BrokerError::BadAnswer { what: path.to_owned(), reason: format!("not base64: {e}") })
-        };
-        let headers = wire_headers(&String::from_utf8_lossy(&decode(&self.hdrs)?));
-        let body = Bytes::from(decode(&self.data)?);
+    /// The headers as they stand on the wire.
+    pub(super) fn header_block(&self, stream: &str) -> Result<Vec<u8>, BrokerError> {
+        decode(stream, &self.hdrs)
+    }
+
+    /// The message; bytes of its headers that are no text are replaced.
+    pub(super) fn into_message(self, stream: &str) -> Result<RawMessage, BrokerError> {
+        let headers = wire_headers(&String::from_utf8_lossy(&self.header_block(stream)?));
+        let body = Bytes::from(decode(stream, &self.data)?);
         Ok(RawMessage { subject: self.subject, seq: self.seq, stored_at: self.time, headers, body })
     }
+}
+
+fn decode(stream: &str, text: &str) -> Result<Vec<u8>, BrokerError> {
+    let what = format!("STREAM.MSG.GET.{stream}");
+    BASE64.decode(text).map_err(|e| BrokerError::BadAnswer { what, reason: format!("not base64: {e}") })
 }
 
 /// Headers as they are on the wire: a version line, then `name: value` lines.

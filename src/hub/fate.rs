@@ -129,6 +129,13 @@ impl Letter {
         }
     }
 
+    /// The answer to a message that the node it is for cannot read.
+    pub fn unreadable(&self, reason: &str) -> Answer {
+        let code = if self.parsed.is_ok() { Code::BadHeader } else { Code::BadSubject };
+        let node = self.node().map_or(NOBODY, NodeName::as_str).to_owned();
+        Answer { node, state: State::Refused, error: RecordError::new(code, reason) }
+    }
+
     /// The subject of its terminal record on `node`.
     pub fn record_subject(&self, node: &str) -> RecordSubject {
         let LooseSubject { from, method, .. } = &self.loose;

@@ -22,7 +22,10 @@ pub(super) async fn follow(nodes: Arc<Nodes>, stream: StreamKind) -> Result<(), 
     loop {
         let batch = feed.next().await?;
         let each = futures::stream::iter(batch).for_each_concurrent(AT_ONCE, |delivery| async {
-            let done = settle(&nodes, stream, &delivery.message).await;
+            let done = match &delivery.unreadable {
+                None => settle(&nodes, stream, &delivery.message).await,
+                Some(reason) => refuse(&nodes, stream, &delivery.message, reason).await,
+            };
             hand_back(&feed, delivery, done).await;
         });
         each.await;
@@ -37,7 +40,10 @@ pub(super) async fn follow_acks(nodes: Arc<Nodes>) -> Result<(), HubError> {
     loop {
         let batch = feed.next().await?;
         let each = futures::stream::iter(batch).for_each_concurrent(AT_ONCE, |delivery| async {
-            let done = results::send_back(&nodes, &delivery.message).await;
+            let done = match &delivery.unreadable {
+                None => results::send_back(&nodes, &delivery.message).await,
+                Some(_) => Ok(()),
+            };
             hand_back(&feed, delivery, done).await;
         });
         each.await;
@@ -78,6 +84,12 @@ async fn settle(nodes: &Nodes, stream: StreamKind, message: &RawMessage) -> Resu
         }
     }
     Err(HubError::Contended { what: message.subject.clone() })
+}
+
+/// Answers a message that no node can read.
+async fn refuse(nodes: &Nodes, stream: StreamKind, message: &RawMessage, reason: &str) -> Result<(), HubError> {
+    let letter = Letter::read(nodes.broker().names(), stream, message);
+    records::answer(nodes.broker(), &letter, &letter.unreadable(reason)).await
 }
 
 async fn standing(nodes: &Nodes, letter: &Letter) -> Result<Standing, HubError> {
