@@ -104,8 +104,10 @@ impl Loaded {
         flags.extend(access(global, env, &context));
         let sources = Sources { file, env: with_fallbacks(env, &context), flags };
         let config = Config::load(&sources)?;
-        let from = sender(&config, env)?;
         let inbox = (!context.inbox_prefix.is_empty()).then(|| context.inbox_prefix.clone());
+        // Rights give a user an inbox under its own name: a context that has it tells the name, too.
+        let of_inbox = || inbox.as_deref()?.strip_prefix("_INBOX_")?.parse().ok();
+        let from = sender(&config, env)?.or_else(of_inbox);
         Ok(Loaded { config, file: sources.file.map(|(name, _)| name.into()), from, inbox })
     }
 

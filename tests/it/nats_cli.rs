@@ -161,7 +161,7 @@ async fn the_lines_of_the_readme_work_with_a_context_and_so_does_edgeward() {
     terminal.run(&format!("nats context add ops --server {url} --nkey {nkey} {flags} --select")).await;
     the_lines_hold(&terminal, false).await;
     assert!(terminal.run("edgeward nodes").await.contains("in contact"));
-    assert_eq!(terminal.run("edgeward run ship1 'echo hi' --from ops").await, "hi\n");
+    assert_eq!(terminal.run("edgeward run ship1 'echo hi'").await, "hi\n");
     terminal.run("nats context unselect").await;
     assert!(terminal.run("edgeward nodes --context ops").await.contains("in contact"));
 }
