@@ -73,7 +73,7 @@ pub struct Link {
     pub times: u64,
     /// The last thing that went wrong, as the client told it.
     pub last_error: Option<String>,
-    /// The subjects that we were last refused to publish to, at most [`DENIED_KEPT`], oldest first: the broker tells it
+    /// The subjects that we were last refused to publish to, at most 64, oldest first: the broker tells it
     /// apart from the request, which only times out.
     pub denied: VecDeque<String>,
 }
