@@ -209,7 +209,7 @@ async fn keep(node: &Node, dispatcher: &Handle, batch: &Batch, found: Found) -> 
 async fn tell_found(node: &Node, stream: StreamKind, begun: &Start) -> Result<(), JournalError> {
     if let Found::Changed { .. } = begun.found {
         let text = format!(
-            "{} is not the stream that the journal knows; read again from this node's start",
+            "the last message taken is not in {} where it was; read again from this node's start",
             node.names.stream(stream)
         );
         node.report(vec![node.error_report(&node.event(Severity::Error, Code::StreamChanged, &text))]).await?;

@@ -78,6 +78,8 @@ async fn messages_in_files_leave_once_each_and_in_order() {
     fs::write(state.join("inmsg.txt"), shell("echo early")).unwrap();
     fleet.add("ship1", agent);
     gone(&state, "inmsg.txt").await;
+    // What is sent to a node that the hub does not know yet may end undeliverable.
+    wait_until(SOON, "contact", async || fleet.status("ship1").await).await;
     let list = json!([
         { "to": ["ship1", "ship1"], "method": "shell", "body": "echo listed", "lane": "l", "id": "mine", "timeout": "5s" },
         { "toNode": "ship1", "commandOrEvent": "command", "method": "shellCommand", "data": ["echo", "alias"] },
