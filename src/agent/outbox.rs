@@ -12,6 +12,7 @@ use crate::broker::{Outgoing, PublishError};
 use crate::journal::{Class, Entry, EntryId, JournalError, Report};
 use crate::model::error_event::{Code, Severity};
 use crate::model::header::{RawHeaders, names};
+use crate::model::id::MessageId;
 use crate::model::jitter::Backoff;
 use crate::model::record::{By, Outcome, Record};
 use crate::model::subject::{RecordClass, RecordStream};
@@ -43,7 +44,13 @@ enum Fate {
 pub(crate) async fn run(node: Arc<Node>, class: Class, stop: CancellationToken) {
     let mut outbox = Outbox { node, class, done_up_to: EntryId(0), backoff: fresh_backoff() };
     loop {
-        let wait = match outbox.pass().await {
+        let passed = tokio::select! {
+            biased;
+            // Also while the link is down. What is cut off under way is sent again, which the broker sees through.
+            () = stop.cancelled() => return,
+            passed = outbox.pass() => passed,
+        };
+        let wait = match passed {
             Ok(Passed::Empty) => None,
             Ok(Passed::Some) => continue,
             Ok(Passed::Later) => Some(outbox.backoff.next_wait()),
@@ -65,6 +72,7 @@ pub(crate) async fn run(node: Arc<Node>, class: Class, stop: CancellationToken) 
 /// can.
 pub(crate) async fn drain(node: &Arc<Node>, within: Duration) {
     if !node.broker.link().borrow().up {
+        tracing::info!("no link; what is still to be said leaves at the next start");
         return;
     }
     let drained = Class::PUBLISHED.map(|class| {
@@ -148,6 +156,8 @@ async fn send(node: &Node, entry: &Entry) -> Fate {
     match error {
         PublishError::WrongLast => already_there(node, &entry.report).await,
         error if error.is_final() => park(node, *class, &entry.report, &error),
+        // Nobody has granted this node to send there. Records are the node's own right: those wait until it is put right.
+        error @ PublishError::Denied { .. } if *class == Class::Message => park(node, *class, &entry.report, &error),
         error => {
             tracing::debug!(subject, %error, "not stored yet");
             Fate::Later
@@ -201,7 +211,9 @@ fn park(node: &Node, class: Class, report: &Report, error: &PublishError) -> Fat
     let text = format!("{} ({} bytes) cannot be published: {reason}", report.subject, report.body.len());
     let mut instead = Vec::new();
     if class != Class::Error {
-        instead.push(node.error_report(&node.event(Severity::Error, Code::OutboxParked, &text)));
+        let mut event = node.event(Severity::Error, Code::OutboxParked, &text);
+        event.msg_id = report.headers.get(names::ID).and_then(|id| MessageId::given(id).ok());
+        instead.push(node.error_report(&event));
     }
     if class == Class::Ack
         && let Ok(record) = serde_json::from_slice::<Record>(&report.body)
