@@ -11,13 +11,14 @@ use super::reports::subject_of;
 use crate::broker::{Outgoing, PublishError};
 use crate::journal::{Class, Entry, EntryId, JournalError, Report};
 use crate::model::error_event::{Code, Severity};
-use crate::model::header::{RawHeaders, names};
 use crate::model::jitter::Backoff;
-use crate::model::record::{By, Outcome, Record};
+use crate::model::record::{By, Record, RecordError};
 use crate::model::subject::{RecordClass, RecordStream};
 use bytes::Bytes;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Entries that are under way at once.
@@ -29,19 +30,27 @@ const WINDOW_BYTES: usize = 4 << 20;
 /// How long the broker may take to say that an entry is stored.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// After so many refusals a message of this node's is set aside: the broker says each time that there is no right.
+const DENIALS: u32 = 3;
+
+/// How often it is said that records are refused.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(3600);
+
 /// What became of one entry.
 enum Fate {
     /// It is stored, or need not be.
     Done,
     /// It can never be stored as it is.
     Park { reason: String, instead: Vec<Report> },
+    /// The broker has said that this node may not publish there.
+    Denied,
     /// Try again later.
     Later,
 }
 
 /// Publishes one class until `stop`.
 pub(crate) async fn run(node: Arc<Node>, class: Class, stop: CancellationToken) {
-    let mut outbox = Outbox { node, class, done_up_to: EntryId(0), backoff: fresh_backoff() };
+    let mut outbox = Outbox::new(node, class);
     loop {
         let wait = match outbox.pass().await {
             Ok(Passed::Empty) => None,
@@ -70,7 +79,7 @@ pub(crate) async fn drain(node: &Arc<Node>, within: Duration) {
     let drained = Class::PUBLISHED.map(|class| {
         let node = Arc::clone(node);
         async move {
-            let mut outbox = Outbox { node, class, done_up_to: EntryId(0), backoff: fresh_backoff() };
+            let mut outbox = Outbox::new(node, class);
             while let Ok(Passed::Some) = outbox.pass().await {}
         }
     });
@@ -79,16 +88,57 @@ pub(crate) async fn drain(node: &Arc<Node>, within: Duration) {
     }
 }
 
-fn fresh_backoff() -> Backoff {
-    Backoff::new(Duration::from_millis(100), Duration::from_secs(5))
-}
-
 struct Outbox {
     node: Arc<Node>,
     class: Class,
     /// Entries up to this one are done; their rows go with some later commit.
     done_up_to: EntryId,
     backoff: Backoff,
+    /// How often an entry was refused for want of rights.
+    refusals: HashMap<EntryId, u32>,
+    /// When it was last said that records are refused.
+    complained: Option<Instant>,
+    /// The journal's failures as they were when it was last seen empty.
+    failures: u64,
+}
+
+impl Outbox {
+    fn new(node: Arc<Node>, class: Class) -> Outbox {
+        Outbox {
+            node,
+            class,
+            done_up_to: EntryId(0),
+            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
+            refusals: HashMap::new(),
+            complained: None,
+            failures: 0,
+        }
+    }
+
+    /// An entry that this node has no right to publish: `true` where it is set aside. A message is, after some tries; a
+    /// record is the node's own word and waits until somebody mends the rights.
+    async fn denied(&mut self, entry: &Entry) -> Result<bool, JournalError> {
+        let subject = &entry.report.subject;
+        let text = format!("the broker does not let this node publish to {subject}");
+        let event = |node: &Node| node.error_report(&node.event(Severity::Error, Code::Permission, &text));
+        if self.class == Class::Message {
+            let refusals = self.refusals.entry(entry.id).or_default();
+            *refusals += 1;
+            if *refusals < DENIALS {
+                return Ok(false);
+            }
+            tracing::error!(subject, "no right to publish; the message is set aside");
+            self.node.journal.park(entry.id, text.clone(), vec![event(&self.node)]).await?;
+            self.node.wakes.ring(Class::Error);
+            return Ok(true);
+        }
+        if self.complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
+            self.complained = Some(Instant::now());
+            tracing::error!(subject, "no right to publish; trying again until there is");
+            self.node.report(vec![event(&self.node)]).await?;
+        }
+        Ok(false)
+    }
 }
 
 enum Passed {
@@ -105,6 +155,11 @@ impl Outbox {
     async fn pass(&mut self) -> Result<Passed, JournalError> {
         let entries = self.node.journal.outbox(self.class, self.done_up_to, WINDOW, WINDOW_BYTES).await?;
         if entries.is_empty() {
+            // What a failing disk kept from being removed goes now.
+            let failures = self.node.journal.failures();
+            if std::mem::replace(&mut self.failures, failures) != failures {
+                self.node.journal.published(self.class, self.done_up_to, Vec::new()).await?;
+            }
             return Ok(Passed::Empty);
         }
         if self.node.broker.wait_up().await.is_err() {
@@ -123,13 +178,17 @@ impl Outbox {
                     self.node.wakes.ring(Class::Ack);
                     self.node.wakes.ring(Class::Error);
                 }
+                Fate::Denied => match self.denied(entry).await? {
+                    true => self.refusals.remove(&entry.id).map_or((), drop),
+                    false => in_order = false,
+                },
                 Fate::Later => in_order = false,
             }
             if in_order {
                 self.done_up_to = entry.id;
             }
         }
-        self.node.journal.published(done).await?;
+        self.node.journal.published(self.class, self.done_up_to, done).await?;
         if in_order {
             self.backoff.reset();
             return Ok(Passed::Some);
@@ -141,12 +200,16 @@ impl Outbox {
 async fn send(node: &Node, entry: &Entry) -> Fate {
     let Report { class, subject, headers, body } = &entry.report;
     let message = Outgoing { subject: subject.clone(), headers: headers.clone(), body: body.clone() };
+    let denials = || node.broker.link().borrow().denied.iter().filter(|denied| *denied == subject).count();
+    let denied_before = denials();
     let error = match node.broker.publish(&message, PUBLISH_TIMEOUT).await {
         Ok(_) => return Fate::Done,
         Err(error) => error,
     };
     match error {
         PublishError::WrongLast => already_there(node, &entry.report).await,
+        // A missing right shows as a timeout alone; the broker tells it on the side.
+        PublishError::Unknown if denials() > denied_before => Fate::Denied,
         error if error.is_final() => park(node, *class, &entry.report, &error),
         error => {
             tracing::debug!(subject, %error, "not stored yet");
@@ -205,29 +268,17 @@ fn park(node: &Node, class: Class, report: &Report, error: &PublishError) -> Fat
     }
     if class == Class::Ack
         && let Ok(record) = serde_json::from_slice::<Record>(&report.body)
-        && (record.stdout_bytes > 0 || record.stderr_bytes > 0)
+        && let small = smallest(record).encode()
+        && small.len() < report.body.len()
     {
-        instead.push(smallest(report, record));
+        instead.push(Report { body: Bytes::from(small), ..report.clone() });
     }
     Fate::Park { reason, instead }
 }
 
-fn smallest(report: &Report, record: Record) -> Report {
-    let outcome = Outcome {
-        state: record.state,
-        exit_code: record.exit_code,
-        signal: record.signal,
-        error: record.error.clone(),
-        ..Outcome::succeeded()
-    };
-    let (stdout_bytes, stderr_bytes) = (record.stdout_bytes, record.stderr_bytes);
-    let mut small = record;
-    small.set_outcome(&outcome);
-    small.truncated = true;
-    (small.stdout_bytes, small.stderr_bytes) = (stdout_bytes, stderr_bytes);
-    let mut headers: RawHeaders = small.headers();
-    if let Some(expected) = report.headers.get(names::EXPECTED_LAST_SUBJECT_SEQ) {
-        headers.push(names::EXPECTED_LAST_SUBJECT_SEQ, expected);
-    }
-    Report { class: Class::Ack, subject: report.subject.clone(), headers, body: Bytes::from(small.encode()) }
+/// A record without its output, and with the beginning of its error text alone.
+fn smallest(record: Record) -> Record {
+    let cut = |error: RecordError| RecordError { message: error.message.chars().take(100).collect(), ..error };
+    let small = record.without_output();
+    Record { error: small.error.clone().map(cut), ..small }
 }
