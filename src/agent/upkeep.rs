@@ -70,7 +70,9 @@ async fn tell_trouble(node: &Node) {
         healed(node).await;
         let lasted = format_duration(Duration::from_secs(since.elapsed().as_secs().max(1)));
         let text = format!("the journal could not be written for {lasted} ({reason}); nothing was taken meanwhile");
-        if let Err(error) = node.report(vec![node.error_report(&node.event(Severity::Error, Code::Journal, &text))]).await {
+        if let Err(error) =
+            node.report(vec![node.error_report(&node.event(Severity::Error, Code::Journal, &text))]).await
+        {
             tracing::debug!(%error, "not healed after all");
         }
         node.wakes.status.notify_one();

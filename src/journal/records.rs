@@ -70,7 +70,8 @@ pub(super) fn keep(connection: &Connection, entry: EntryId) -> Result<(), Journa
         .query_row(params![entry.0, WHOLE], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<Vec<u8>>>(1)?)))
         .optional()?;
     let Some((message, large)) = found else { return Ok(()) };
-    let small = large.and_then(|body| serde_json::from_slice::<Record>(&body).ok()).map(|r| r.without_output().encode());
+    let small =
+        large.and_then(|body| serde_json::from_slice::<Record>(&body).ok()).map(|r| r.without_output().encode());
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO records (id, subject, body)

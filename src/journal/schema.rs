@@ -9,8 +9,8 @@ pub(super) const VERSION: i32 = 2;
 
 /// Columns that came after version 1: table, column, type.
 pub(super) const LATER_COLUMNS: [(&str, &str, &str); 2] = [
-    ("messages", "name", "TEXT"),      // the method, with its lane token behind a dot
-    ("outbox", "message", "INTEGER"),  // the message whose terminal record it is, where that is kept once published
+    ("messages", "name", "TEXT"),     // the method, with its lane token behind a dot
+    ("outbox", "message", "INTEGER"), // the message whose terminal record it is, where that is kept once published
 ];
 
 pub(super) const TABLES: &str = "

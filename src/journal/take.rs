@@ -3,12 +3,12 @@
 //! Owns the rule that (from, id) is run once, the share of lanes and senders, and the position in each stream.
 
 use super::error::JournalError;
-use super::shares::{self, Full};
 use super::open::Journal;
 use super::outbox::{self, Report};
 use super::rows::{
     FINISHED, QUEUED, RUNNING, headers_to_json, kind_number, lane_number, ref_at, seq_number, stream_number,
 };
+use super::shares::{self, Full};
 use crate::model::id::{MessageId, MsgRef};
 use crate::model::lanes::RowId;
 use crate::model::message::{Kind, StoredMessage, StreamKind};
@@ -190,8 +190,8 @@ fn take_one(connection: &Connection, arrival: Arrival, here: &Here<'_>) -> Resul
 }
 
 fn is_known(connection: &Connection, at: MsgRef) -> Result<bool, JournalError> {
-    let mut statement = connection
-        .prepare_cached("SELECT 1 FROM messages WHERE stream = ?1 AND seq = ?2 AND stored_at = ?3")?;
+    let mut statement =
+        connection.prepare_cached("SELECT 1 FROM messages WHERE stream = ?1 AND seq = ?2 AND stored_at = ?3")?;
     Ok(statement.exists(params![stream_number(at.stream), seq_number(at.seq), at.stored_at.nanos()])?)
 }
 

@@ -1,5 +1,11 @@
 //! The journal as a whole: real files, opened again as after a crash.
 
+mod damage;
+mod records;
+mod shares;
+mod thin;
+mod trouble;
+
 use super::*;
 use crate::model::header::RawHeaders;
 use crate::model::id::{MessageId, MsgRef, StreamSeq};

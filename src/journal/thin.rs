@@ -48,11 +48,7 @@ pub struct Keep {
 impl Keep {
     /// What the protocol says, with the streams' retention.
     pub fn with_retention(retention: Duration) -> Keep {
-        Keep {
-            commands: retention,
-            events: retention.min(Duration::from_secs(7 * 86_400)),
-            max_events: 1_000_000,
-        }
+        Keep { commands: retention, events: retention.min(Duration::from_secs(7 * 86_400)), max_events: 1_000_000 }
     }
 }
 
@@ -100,11 +96,8 @@ impl Journal {
     async fn thin_rows(&self, now: Timestamp, keep: Keep) -> Result<u64, JournalError> {
         let span = self.row_count().await?;
         let path = self.path();
-        let too_many = if span > keep.max_events {
-            off_thread(move || events_beyond(&path, keep.max_events)).await?
-        } else {
-            0
-        };
+        let too_many =
+            if span > keep.max_events { off_thread(move || events_beyond(&path, keep.max_events)).await? } else { 0 };
         let mut limits =
             Limits { commands_before: now.minus(keep.commands), events_before: now.minus(keep.events), too_many };
         let (mut after, mut rows) = (RowId(0), 0);
@@ -128,8 +121,7 @@ async fn off_thread<T: Send + 'static>(
 }
 
 fn events_beyond(path: &Path, max: u64) -> Result<u64, JournalError> {
-    let count: i64 =
-        reader(path)?.query_row("SELECT count(*) FROM messages WHERE stream = 1", [], |row| row.get(0))?;
+    let count: i64 = reader(path)?.query_row("SELECT count(*) FROM messages WHERE stream = 1", [], |row| row.get(0))?;
     Ok(count.unsigned_abs().saturating_sub(max))
 }
 
@@ -217,9 +209,8 @@ fn drop_parked(connection: &Connection) -> Result<(), JournalError> {
 
 /// Gives free pages back to the file system, where there are many: how many.
 fn give_back(connection: &Connection) -> Result<u64, JournalError> {
-    let free = |connection: &Connection| {
-        connection.pragma_query_value(None, "freelist_count", |row| row.get::<_, i64>(0))
-    };
+    let free =
+        |connection: &Connection| connection.pragma_query_value(None, "freelist_count", |row| row.get::<_, i64>(0));
     let before = free(connection)?;
     let pages = PAGES.min(before - FREE_PAGES);
     if pages <= 0 {

@@ -7,6 +7,7 @@ mod deploy;
 mod docs;
 mod harness;
 mod hub;
+mod journal;
 mod layering;
 mod listed;
 mod local;
