@@ -122,7 +122,8 @@ fn fill(folder: &Path) {
 #[tokio::test]
 async fn a_full_disk_loses_nothing_and_doubles_nothing() {
     let Some(disk) = Mount::new("8m") else { return };
-    let mut fleet = Fleet::start(&[]).await;
+    // Another node, so that the streams are there.
+    let mut fleet = Fleet::start(&["ship2"]).await;
     let url = fleet.broker.url();
     fleet.add("ship1", agent_in(&disk.path().join("state"), &url));
     assert_eq!(fleet.run("ship1", "ping", "").await.state, State::Succeeded);
@@ -186,6 +187,8 @@ async fn a_damaged_journal_is_moved_aside_and_that_is_told() {
     fleet.agent("ship1").stop().await;
     let state = fleet.agent("ship1").state_dir();
     let path = state.join("journal.db");
+    // All of it into the one file: the log would put right what is wrong there.
+    rusqlite::Connection::open(&path).unwrap().query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
     let mut bytes = fs::read(&path).unwrap();
     bytes[4096..].fill(0xa5);
     fs::write(&path, bytes).unwrap();
@@ -230,7 +233,7 @@ async fn all_that_a_node_has_to_say_outlives_kills_without_a_broker() {
     assert_eq!((record.state, record.exit_code, record.stdout.as_deref()), (State::Failed, Some(3), Some("late\n")));
     told(&fleet.client, "ship1", "warning", Code::Failed).await;
     wait_until(SOON, "the line in the log", async || {
-        let files = fs::read_dir(state.join("log")).map_err(|e| e.to_string())?.flatten();
+        let files = fs::read_dir(state.join("log/ship1")).map_err(|e| e.to_string())?.flatten();
         let found = files.map(|e| fs::read_to_string(e.path()).unwrap_or_default()).any(|t| t.contains("from afar"));
         if found { Ok(()) } else { Err("not there".to_owned()) }
     })
