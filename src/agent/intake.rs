@@ -65,10 +65,11 @@ async fn first_contact(node: &Node) -> Spec {
         match contact.await {
             Ok(spec) => return spec,
             Err(error) => {
-                if matches!(error, BrokerError::Options(_)) {
-                    tracing::error!(%error, "no contact");
-                } else {
-                    tracing::debug!(%error, "no contact yet");
+                match error {
+                    BrokerError::Options(_) | BrokerError::Denied { .. } | BrokerError::DeniedInbox { .. } => {
+                        tracing::error!(%error, "no contact");
+                    }
+                    error => tracing::debug!(%error, "no contact yet"),
                 }
                 tokio::time::sleep(backoff.next_wait()).await;
             }
@@ -211,7 +212,7 @@ async fn keep(node: &Node, dispatcher: &Handle, batch: &Batch, found: Found) -> 
 async fn tell_found(node: &Node, stream: StreamKind, begun: &Start) -> Result<(), JournalError> {
     if let Found::Changed { .. } = begun.found {
         let text = format!(
-            "{} is not the stream that the journal knows; read again from this node's start",
+            "the last message taken is not in {} where it was; read again from this node's start",
             node.names.stream(stream)
         );
         node.report(vec![node.error_report(&node.event(Severity::Error, Code::StreamChanged, &text))]).await?;

@@ -101,6 +101,7 @@ pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce()
     parts.add("outbox of error events", outbox::run(Arc::clone(&node), Class::Error, leave.clone()));
     parts.add("outbox of messages", outbox::run(Arc::clone(&node), Class::Message, leave.clone()));
     parts.add("results", results::run(Arc::clone(&node), leave.clone()));
+    parts.add("connection to the broker", connection(Arc::clone(&node), leave.clone()));
     parts.add("status", status::run(Arc::clone(&node), handle.clone(), leave.clone()));
     parts.add("upkeep", upkeep::run(Arc::clone(&node), leave.clone()));
     parts.add("inmsg.txt", inmsg::run(Arc::clone(&node), leave.clone()));
@@ -130,6 +131,14 @@ pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce()
             status::stopped(node).await;
             Ok(Ended::Stopped)
         }
+    }
+}
+
+/// Ends when the client has ended for good: nothing would come or go any more, only a new start helps.
+async fn connection(node: Arc<Node>, leave: CancellationToken) {
+    tokio::select! {
+        () = leave.cancelled() => {}
+        () = node.broker.closed() => tracing::error!("the connection to the broker has ended for good"),
     }
 }
 

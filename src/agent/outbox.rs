@@ -11,11 +11,12 @@ use super::reports::subject_of;
 use crate::broker::{Outgoing, PublishError};
 use crate::journal::{Class, Entry, EntryId, JournalError, Report};
 use crate::model::error_event::{Code, Severity};
+use crate::model::header::names;
+use crate::model::id::MessageId;
 use crate::model::jitter::Backoff;
 use crate::model::record::{By, Record, RecordError};
 use crate::model::subject::{RecordClass, RecordStream};
 use bytes::Bytes;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -29,9 +30,6 @@ const WINDOW_BYTES: usize = 4 << 20;
 
 /// How long the broker may take to say that an entry is stored.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// After so many refusals a message of this node's is set aside: the broker says each time that there is no right.
-const DENIALS: u32 = 3;
 
 /// How often it is said that records are refused.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(3600);
@@ -52,7 +50,13 @@ enum Fate {
 pub(crate) async fn run(node: Arc<Node>, class: Class, stop: CancellationToken) {
     let mut outbox = Outbox::new(node, class);
     loop {
-        let wait = match outbox.pass().await {
+        let passed = tokio::select! {
+            biased;
+            // Also while the link is down. What is cut off under way is sent again, which the broker sees through.
+            () = stop.cancelled() => return,
+            passed = outbox.pass() => passed,
+        };
+        let wait = match passed {
             Ok(Passed::Empty) => None,
             Ok(Passed::Some) => continue,
             Ok(Passed::Later) => Some(outbox.backoff.next_wait()),
@@ -74,6 +78,7 @@ pub(crate) async fn run(node: Arc<Node>, class: Class, stop: CancellationToken) 
 /// can.
 pub(crate) async fn drain(node: &Arc<Node>, within: Duration) {
     if !node.broker.link().borrow().up {
+        tracing::info!("no link; what is still to be said leaves at the next start");
         return;
     }
     let drained = Class::PUBLISHED.map(|class| {
@@ -94,8 +99,6 @@ struct Outbox {
     /// Entries up to this one are done; their rows go with some later commit.
     done_up_to: EntryId,
     backoff: Backoff,
-    /// How often an entry was refused for want of rights.
-    refusals: HashMap<EntryId, u32>,
     /// When it was last said that records are refused.
     complained: Option<Instant>,
     /// The journal's failures as they were when it was last seen empty.
@@ -109,35 +112,21 @@ impl Outbox {
             class,
             done_up_to: EntryId(0),
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
-            refusals: HashMap::new(),
             complained: None,
             failures: 0,
         }
     }
 
-    /// An entry that this node has no right to publish: `true` where it is set aside. A message is, after some tries; a
-    /// record is the node's own word and waits until somebody mends the rights.
-    async fn denied(&mut self, entry: &Entry) -> Result<bool, JournalError> {
-        let subject = &entry.report.subject;
-        let text = format!("the broker does not let this node publish to {subject}");
-        let event = |node: &Node| node.error_report(&node.event(Severity::Error, Code::Permission, &text));
-        if self.class == Class::Message {
-            let refusals = self.refusals.entry(entry.id).or_default();
-            *refusals += 1;
-            if *refusals < DENIALS {
-                return Ok(false);
-            }
-            tracing::error!(subject, "no right to publish; the message is set aside");
-            self.node.journal.park(entry.id, text.clone(), vec![event(&self.node)]).await?;
-            self.node.wakes.ring(Class::Error);
-            return Ok(true);
+    /// This node has no right to publish a record of its own: it waits until somebody mends that, which is said.
+    async fn denied(&mut self, subject: &str) -> Result<(), JournalError> {
+        if self.complained.is_some_and(|at| at.elapsed() < COMPLAIN_EVERY) {
+            return Ok(());
         }
-        if self.complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
-            self.complained = Some(Instant::now());
-            tracing::error!(subject, "no right to publish; trying again until there is");
-            self.node.report(vec![event(&self.node)]).await?;
-        }
-        Ok(false)
+        self.complained = Some(Instant::now());
+        tracing::error!(subject, "no right to publish; trying again until there is");
+        let text = format!("the broker does not let this node publish to {subject}; records wait in its journal");
+        let event = self.node.event(Severity::Error, Code::Permission, &text);
+        self.node.report(vec![self.node.error_report(&event)]).await
     }
 }
 
@@ -178,10 +167,10 @@ impl Outbox {
                     self.node.wakes.ring(Class::Ack);
                     self.node.wakes.ring(Class::Error);
                 }
-                Fate::Denied => match self.denied(entry).await? {
-                    true => self.refusals.remove(&entry.id).map_or((), drop),
-                    false => in_order = false,
-                },
+                Fate::Denied => {
+                    in_order = false;
+                    self.denied(&entry.report.subject).await?;
+                }
                 Fate::Later => in_order = false,
             }
             if in_order {
@@ -200,17 +189,16 @@ impl Outbox {
 async fn send(node: &Node, entry: &Entry) -> Fate {
     let Report { class, subject, headers, body } = &entry.report;
     let message = Outgoing { subject: subject.clone(), headers: headers.clone(), body: body.clone() };
-    let denials = || node.broker.link().borrow().denied.iter().filter(|denied| *denied == subject).count();
-    let denied_before = denials();
     let error = match node.broker.publish(&message, PUBLISH_TIMEOUT).await {
         Ok(_) => return Fate::Done,
         Err(error) => error,
     };
     match error {
         PublishError::WrongLast => already_there(node, &entry.report).await,
-        // A missing right shows as a timeout alone; the broker tells it on the side.
-        PublishError::Unknown if denials() > denied_before => Fate::Denied,
         error if error.is_final() => park(node, *class, &entry.report, &error),
+        // Nobody has granted this node to send there. Records are the node's own right: those wait until it is put right.
+        error @ PublishError::Denied { .. } if *class == Class::Message => park(node, *class, &entry.report, &error),
+        PublishError::Denied { .. } => Fate::Denied,
         error => {
             tracing::debug!(subject, %error, "not stored yet");
             Fate::Later
@@ -264,7 +252,9 @@ fn park(node: &Node, class: Class, report: &Report, error: &PublishError) -> Fat
     let text = format!("{} ({} bytes) cannot be published: {reason}", report.subject, report.body.len());
     let mut instead = Vec::new();
     if class != Class::Error {
-        instead.push(node.error_report(&node.event(Severity::Error, Code::OutboxParked, &text)));
+        let mut event = node.event(Severity::Error, Code::OutboxParked, &text);
+        event.msg_id = report.headers.get(names::ID).and_then(|id| MessageId::given(id).ok());
+        instead.push(node.error_report(&event));
     }
     if class == Class::Ack
         && let Ok(record) = serde_json::from_slice::<Record>(&report.body)

@@ -41,7 +41,7 @@ async fn settle(node: &Node, held: &HeldRun) -> Result<(), JournalError> {
             node.journal.try_again(held.row, Vec::new()).await
         }
         Ok(message) => {
-            let times = Times { received: loaded.received_at, started: None, finished: Some(now) };
+            let times = Times { received: loaded.received_at, started: held.started_at, finished: Some(now) };
             let reports = node.terminal(&message, held.attempt, times, &outcome);
             node.journal.finish(held.row, Ended { state: outcome.state, reports }, now).await.map(drop)
         }

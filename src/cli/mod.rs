@@ -105,11 +105,12 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, u8> {
 }
 
 impl Cli {
-    /// What is logged where `EDGEWARD_LOG` says nothing.
+    /// What is logged where `EDGEWARD_LOG` says nothing. The client library's own lines say each thing once more; a verb
+    /// tells by its end what was wrong with the connection.
     pub fn default_log(&self) -> &'static str {
         match self.verb {
-            Verb::Agent(_) | Verb::Hub(_) => "info",
-            _ => "warn",
+            Verb::Agent(_) | Verb::Hub(_) => "info,async_nats=off",
+            _ => "warn,async_nats=off,edgeward::broker::connect=off",
         }
     }
 

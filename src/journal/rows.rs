@@ -22,6 +22,8 @@ pub struct HeldRun {
     pub process: Option<Started>,
     /// The boot in which it began.
     pub boot: Option<String>,
+    /// When it began.
+    pub started_at: Option<Timestamp>,
 }
 
 pub(super) fn stream_number(stream: StreamKind) -> i64 {

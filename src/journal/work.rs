@@ -124,12 +124,20 @@ impl Journal {
     pub async fn held_runs(&self) -> Result<Vec<HeldRun>, JournalError> {
         self.writer
             .read(|connection| {
-                let mut statement = connection
-                    .prepare("SELECT id, attempt, pid, pid_start, boot FROM messages WHERE phase = 1 ORDER BY id")?;
+                let mut statement = connection.prepare(
+                    "SELECT id, attempt, pid, pid_start, boot, started_at FROM messages WHERE phase = 1 ORDER BY id",
+                )?;
                 let read = |row: &rusqlite::Row<'_>| {
                     let (pid, start): (Option<u32>, Option<i64>) = (row.get(2)?, row.get(3)?);
                     let process = pid.zip(start).map(|(pid, start)| Started { pid, start_time: start.unsigned_abs() });
-                    Ok(HeldRun { row: RowId(row.get(0)?), attempt: row.get(1)?, process, boot: row.get(4)? })
+                    let started_at = row.get::<_, Option<i64>>(5)?.map(Timestamp::from_nanos);
+                    Ok(HeldRun {
+                        row: RowId(row.get(0)?),
+                        attempt: row.get(1)?,
+                        process,
+                        boot: row.get(4)?,
+                        started_at,
+                    })
                 };
                 let runs = statement.query_map([], read)?.collect::<Result<_, _>>()?;
                 Ok(runs)

@@ -59,7 +59,7 @@ pub struct Row<'a> {
     pub copy_of: Option<MsgRef>,
     /// Its start-by has passed and it has not begun.
     pub will_expire: bool,
-    /// The node's contact; `None` for a group.
+    /// The node's contact; `None` for a group, and where all is done and nobody asked.
     pub contact: Option<Contact>,
     /// When the node was last heard.
     pub heard_at: Option<Timestamp>,
@@ -201,7 +201,12 @@ impl View {
             cancel_requested: !state.is_terminal() && facts.is_some_and(|f| f.cancel_requested),
             copy_of,
             will_expire: waits && message.start_by.is_some_and(|deadline| deadline <= self.now),
-            contact: is_node.then(|| known.map_or(Contact::Never, |facts| facts.contact(self.now))),
+            contact: match known {
+                _ if !is_node => None,
+                Some(facts) => Some(facts.contact(self.now)),
+                // Nodes that have nothing open are not asked about.
+                None => (!state.is_terminal()).then_some(Contact::Never),
+            },
             heard_at: known.and_then(NodeFacts::heard_at),
             behind: known.filter(|_| waits).and_then(|facts| behind(message, facts)),
             node,
@@ -322,6 +327,7 @@ mod tests {
         view.add(RecordClass::Late, "n1", StreamSeq(2), at(4), record(4, State::Succeeded));
         let row = view.rows().next().unwrap();
         assert_eq!((row.state, row.first.map(|r| r.state)), (State::Succeeded, Some(State::Interrupted)));
+        assert_eq!(row.contact, None, "nobody asked");
     }
 
     #[test]
