@@ -16,13 +16,14 @@
 use super::control;
 use super::node::Node;
 use super::reports::Times;
-use super::worker::{self, Begun, JOURNAL_WAIT};
-use crate::journal::{Arrival, Door, JournalError, Key, Met, Taken, Words};
+use super::worker::{self, Begun, JOURNAL_WAIT, Stops};
+use crate::journal::{Arrival, Door, Full, JournalError, Key, Met, Report, Taken, Words};
 use crate::model::admit::{Admitted, Rejected};
+use crate::model::error_event::Code;
 use crate::model::lanes::{Lanes, RowId};
 use crate::model::message::{Kind, StoredMessage};
 use crate::model::node::{LaneFacts, ProcessFacts};
-use crate::model::record::By;
+use crate::model::record::{By, Outcome};
 use crate::model::state::State;
 use crate::model::subject::LaneKey;
 use crate::model::time::Timestamp;
@@ -268,9 +269,23 @@ impl Dispatcher {
             from: admitted.subject.from.to_string(),
             kind: Some(admitted.subject.kind),
             message,
+            name: admitted.subject.lane.as_ref().map_or_else(
+                || admitted.subject.method.to_string(),
+                |lane| format!("{}.{lane}", admitted.subject.method),
+            ),
             door,
             if_copy: Box::new(move |first| vec![node.copy(record, first)]),
+            if_full: self.if_full(admitted, now),
         }
+    }
+
+    fn if_full(&self, admitted: &Admitted, now: Timestamp) -> Box<dyn FnOnce(Full) -> Vec<Report> + Send> {
+        let (node, admitted) = (Arc::clone(&self.node), admitted.clone());
+        Box::new(move |full| {
+            let times = Times { received: now, started: None, finished: Some(now) };
+            let outcome = Outcome::ended(State::Refused, Code::LaneFull, full.to_string());
+            node.terminal(&admitted, 0, times, &outcome)
+        })
     }
 
     fn refused(&self, message: StoredMessage, rejected: Rejected, now: Timestamp) -> Arrival {
@@ -281,9 +296,12 @@ impl Dispatcher {
             id: rejected.id,
             from: rejected.from,
             kind: rejected.kind,
+            name: rejected.method,
             message,
             door: Door::Over { state: State::Refused, reports, remember: Vec::new() },
             if_copy: Box::new(move |first| vec![node.copy(record, first)]),
+            // It does not wait.
+            if_full: Box::new(|_| Vec::new()),
         }
     }
 
@@ -304,7 +322,8 @@ impl Dispatcher {
                 self.node.wakes.ring(crate::journal::Class::Result);
                 self.node.wakes.events.notify_one();
             }
-            (Judged::Over, _) | (_, Taken::Copy(_) | Taken::Cancelled(_) | Taken::CarriedOut(_)) => {
+            (Judged::Over, _)
+            | (_, Taken::Copy(_) | Taken::Cancelled(_) | Taken::CarriedOut(_) | Taken::Refused(_)) => {
                 self.node.wakes.ring(crate::journal::Class::Ack);
                 self.node.wakes.ring(crate::journal::Class::Error);
             }
@@ -334,8 +353,9 @@ impl Dispatcher {
     fn spawn(&mut self, lane: LaneKey, row: RowId, begun: Option<Begun>) {
         let (node, handle, stop) = (Arc::clone(&self.node), self.handle.clone(), self.cut.child_token());
         self.stops.insert(lane.clone(), (row, stop.clone()));
+        let stops = Stops { stop, cut: self.cut.clone() };
         self.workers.spawn(async move {
-            let end = worker::work(node, &lane, row, begun, stop).await;
+            let end = worker::work(node, &lane, row, begun, &stops).await;
             handle.tell(end.into_event(lane, row)).await;
         });
     }

@@ -13,6 +13,7 @@
 use super::contact;
 use super::dispatch::{self, Event, Handle};
 use super::node::Node;
+use super::upkeep;
 use crate::broker::{Batch, BrokerError, Found, Resume, Session, SessionError, Start};
 use crate::journal::{JournalError, Key};
 use crate::model::error_event::{Code, Severity};
@@ -135,6 +136,8 @@ async fn take(node: &Arc<Node>, dispatcher: &Handle, stream: StreamKind, start: 
             Ended::Session(SessionError::ConsumerMissing) => {
                 tracing::warn!(?stream, "the consumer is missing; waiting for the hub")
             }
+            // The journal has said so itself.
+            Ended::Journal(error) if error.may_heal() => tracing::debug!(?stream, %error, "session"),
             error => tracing::warn!(?stream, %error, "session"),
         }
         tokio::time::sleep(backoff.next_wait()).await;
@@ -239,6 +242,8 @@ async fn tell_found(node: &Node, stream: StreamKind, begun: &Start) -> Result<()
             node.names.stream(stream)
         );
         node.report(vec![node.error_report(&node.event(Severity::Error, Code::StreamChanged, &text))]).await?;
+        // Nothing is known to be the same: the records may be gone with the messages.
+        upkeep::republish_after(node, stream, StreamSeq(0)).await?;
     }
     Ok(())
 }

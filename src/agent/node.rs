@@ -49,6 +49,8 @@ pub(crate) struct Wakes {
     pub(crate) events: Notify,
     /// `status` should be written now.
     pub(crate) status: Notify,
+    /// Records are to be published once more.
+    pub(crate) republish: Notify,
 }
 
 impl Wakes {

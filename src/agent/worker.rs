@@ -13,6 +13,7 @@ use crate::methods::{Context, Handler, KILL_GRACE, NodeFacts, ProcessLog, Work};
 use crate::model::admit::Admitted;
 use crate::model::error_event::Code;
 use crate::model::header::OnCrash;
+use crate::model::jitter::Backoff;
 use crate::model::lanes::RowId;
 use crate::model::process::Started;
 use crate::model::record::{Outcome, RecordError};
@@ -66,15 +67,17 @@ impl End {
     }
 }
 
+/// What ends a worker early.
+pub(crate) struct Stops {
+    /// Ends the run: a cancel, or the agent leaving.
+    pub(crate) stop: CancellationToken,
+    /// The agent leaves: nothing is waited for any more.
+    pub(crate) cut: CancellationToken,
+}
+
 /// Works on the head of a lane. `begun` where its try began when it was taken. `stop` ends the try early: a cancel, or
 /// the agent stopping; the journal knows which.
-pub(crate) async fn work(
-    node: Arc<Node>,
-    lane: &LaneKey,
-    row: RowId,
-    begun: Option<Begun>,
-    stop: CancellationToken,
-) -> End {
+pub(crate) async fn work(node: Arc<Node>, lane: &LaneKey, row: RowId, begun: Option<Begun>, stops: &Stops) -> End {
     let begun = match begun {
         Some(begun) => begun,
         None => match begin(&node, row).await {
@@ -83,16 +86,42 @@ pub(crate) async fn work(
             Err(error) => return lost(lane, row, &error),
         },
     };
-    let outcome = try_once(&node, row, &begun, &stop).await;
-    match settle(&node, row, &begun, outcome).await {
+    let outcome = try_once(&node, row, &begun, &stops.stop).await;
+    match settle_at_last(&node, row, &begun, outcome, &stops.cut).await {
         Ok(end) => end,
         Err(error) => lost(lane, row, &error),
     }
 }
 
+/// Settles, again and again where the journal cannot be written: what has run must not be forgotten, nor run twice.
+async fn settle_at_last(
+    node: &Node,
+    row: RowId,
+    begun: &Begun,
+    outcome: Outcome,
+    cut: &CancellationToken,
+) -> Result<End, JournalError> {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    loop {
+        match settle(node, row, begun, outcome.clone()).await {
+            Err(error) if error.may_heal() && !cut.is_cancelled() => tokio::select! {
+                biased;
+                () = cut.cancelled() => {}
+                () = tokio::time::sleep(backoff.next_wait()) => {}
+            },
+            settled => return settled,
+        }
+    }
+}
+
 /// The journal could not be written: the lane waits and its head is taken up again.
 fn lost(lane: &LaneKey, row: RowId, error: &JournalError) -> End {
-    tracing::error!(%lane, row = row.0, %error, "the journal could not be written; trying again");
+    // What the disk does not take the journal tells itself.
+    if error.may_heal() {
+        tracing::debug!(%lane, row = row.0, %error, "not begun");
+    } else {
+        tracing::error!(%lane, row = row.0, %error, "the journal does not go on with a message; trying again");
+    }
     End::TryAgain { wait: JOURNAL_WAIT }
 }
 
@@ -181,7 +210,7 @@ async fn tell_running(node: &Node, begun: &Begun) {
     let outcome = Outcome { state: State::Running, ..Outcome::succeeded() };
     let report = node.progress(&begun.message, begun.attempt, begun.times(None), &outcome);
     if let Err(error) = node.report(vec![report]).await {
-        tracing::warn!(%error, "a running record is missing");
+        tracing::debug!(%error, "a running record is missing");
     }
 }
 

@@ -1,5 +1,11 @@
 //! The journal as a whole: real files, opened again as after a crash.
 
+mod damage;
+mod records;
+mod shares;
+mod thin;
+mod trouble;
+
 use super::*;
 use crate::model::header::RawHeaders;
 use crate::model::id::{MessageId, MsgRef, StreamSeq};
@@ -58,7 +64,9 @@ fn arrival(seq: u64, id: &str, door: Door) -> Arrival {
         from: "ops".into(),
         kind: Some(Kind::Command),
         door,
+        name: "shell".into(),
         if_copy: Box::new(|first| vec![report(&format!("copy of {first}"))]),
+        if_full: Box::new(|full| vec![report(&format!("full: {full}"))]),
     }
 }
 
@@ -205,7 +213,7 @@ async fn the_outbox_keeps_order_and_sets_aside_what_cannot_leave() {
     assert_eq!(entries.len(), 2);
     let later = journal.outbox(Class::Ack, entries[1].id, 2, usize::MAX).await.unwrap();
     assert_eq!(later[0].report.subject, "c");
-    journal.published(vec![entries[0].id]).await.unwrap();
+    journal.published(Class::Ack, entries[0].id, vec![]).await.unwrap();
     journal.park(entries[1].id, "too large".into(), vec![report("small b")]).await.unwrap();
     assert_eq!(told(&journal).await, vec!["c", "small b"]);
     assert_eq!(journal.outbox_len().await.unwrap(), 2);

@@ -6,7 +6,9 @@ use super::cancel;
 use super::error::JournalError;
 use super::open::Journal;
 use super::outbox::{self, Report};
-use super::rows::{FINISHED, HeldRun, RUNNING, WAITING, headers_from_json, lane_at, lane_number, phase, ref_at};
+use super::rows::{
+    FINISHED, HeldRun, RUNNING, WAITING, headers_from_json, lane_at, lane_number, phase, ref_at, stream_of,
+};
 use crate::model::lanes::RowId;
 use crate::model::message::StoredMessage;
 use crate::model::process::Started;
@@ -263,11 +265,13 @@ pub(super) fn end(
     let Phase::Finished(state) = phase(connection, row)?.next(Step::Finish(ended.state))? else {
         return Err(JournalError::NoRow(row.0));
     };
-    let lane: Option<i64> = connection
-        .prepare_cached("UPDATE messages SET phase = ?2, state = ?3, finished_at = ?4 WHERE id = ?1 RETURNING lane")?
-        .query_row(params![row.0, FINISHED, state.as_str(), now.nanos()], |r| r.get(0))?;
+    let (lane, stream): (Option<i64>, i64) = connection
+        .prepare_cached(
+            "UPDATE messages SET phase = ?2, state = ?3, finished_at = ?4 WHERE id = ?1 RETURNING lane, stream",
+        )?
+        .query_row(params![row.0, FINISHED, state.as_str(), now.nanos()], |r| Ok((r.get(0)?, r.get(1)?)))?;
     connection.prepare_cached("DELETE FROM bodies WHERE id = ?1")?.execute([row.0])?;
-    outbox::add(connection, &ended.reports)?;
+    outbox::add_about(connection, row, stream_of(stream), &ended.reports)?;
     let next = connection
         .prepare_cached("SELECT min(id) FROM messages WHERE lane = ?1 AND phase < 3")?
         .query_row([lane], |r| r.get::<_, Option<i64>>(0))?;

@@ -12,6 +12,7 @@ mod docs;
 mod harness;
 mod hub;
 mod inmsg;
+mod journal;
 mod lanes;
 mod layering;
 mod ledger;
