@@ -26,6 +26,8 @@ struct State {
     floor: Timestamp,
     /// When both were so.
     at: Instant,
+    /// It rests on the broker's own word, heard in this boot.
+    is_known: bool,
 }
 
 /// What the journal kept of the broker's clock.
@@ -88,7 +90,7 @@ impl Clock {
                 (guess.max(floor), floor)
             }
         };
-        Clock { state: Mutex::new(State { best, floor, at: Instant::now() }) }
+        Clock { state: Mutex::new(State { best, floor, at: Instant::now(), is_known: kept.boot.is_some() }) }
     }
 
     /// The broker said that it was `time`, at some moment of the last `took`: on a bad link its word may be old. What
@@ -96,7 +98,13 @@ impl Clock {
     pub(crate) fn heard(&self, time: Timestamp, took: Duration) {
         let mut state = self.lock();
         let (now, latest) = (state.now(), time.plus(took));
-        *state = State { best: now.best.clamp(time, latest), floor: now.floor.clamp(time, latest), ..now };
+        let (best, floor) = (now.best.clamp(time, latest), now.floor.clamp(time, latest));
+        *state = State { best, floor, is_known: true, ..now };
+    }
+
+    /// True where the broker has said what time it is, in this boot; else it is a guess.
+    pub(crate) fn is_known(&self) -> bool {
+        self.lock().is_known
     }
 
     /// The broker's clock has passed `time`: it stored something then.
@@ -135,7 +143,7 @@ impl State {
     /// The same, moved on to this moment.
     fn now(self) -> State {
         let gone: Duration = self.at.elapsed();
-        State { best: self.best.plus(gone), floor: self.floor.plus(gone), at: self.at + gone }
+        State { best: self.best.plus(gone), floor: self.floor.plus(gone), at: self.at + gone, ..self }
     }
 }
 
@@ -148,7 +156,9 @@ mod tests {
     fn a_clock_that_is_years_off_does_not_matter_once_the_broker_was_heard() {
         let clock = Clock::new(&Kept::default());
         let broker: Timestamp = "2031-01-01T00:00:00Z".parse().unwrap();
+        assert!(!clock.is_known());
         clock.heard(broker, Duration::ZERO);
+        assert!(clock.is_known());
         assert!(clock.now().since(broker) < Duration::from_secs(5));
         assert!(clock.offset() > 0);
     }

@@ -113,7 +113,12 @@ impl Writer {
     ) -> Result<Status, crate::journal::JournalError> {
         let node = &self.node;
         let beat = node.journal.meta::<u64>(Key::Beat).await?.unwrap_or(0) + 1;
-        node.journal.set_meta(Key::Beat, beat).await?;
+        let (beat, journal_error) = match node.journal.set_meta(Key::Beat, beat).await {
+            Ok(()) => (beat, None),
+            // Said as long as it lasts; the number stays, since it must be kept before it is used.
+            Err(error) if error.may_heal() => (beat - 1, Some(error.to_string())),
+            Err(error) => return Err(error),
+        };
         here(Point::Beat);
         let now = node.clock.now();
         let uptime = uptime();
@@ -136,6 +141,7 @@ impl Writer {
             lanes: Some(with_heads(node, lanes).await?),
             journal_rows: Some(node.journal.row_count().await?),
             outbox: Some(node.journal.outbox_len().await?),
+            journal_error,
             clock_offset_ms: Some(node.clock.offset() / 1_000_000),
             insecure: Some(node.config.insecure && !node.config.has_credentials()),
         })

@@ -11,6 +11,7 @@ mod fault;
 #[cfg(test)]
 mod fixture;
 mod log;
+mod note;
 mod ping;
 mod process;
 mod shell;
@@ -110,6 +111,7 @@ impl Default for Registry {
                 Arc::new(shell::Shell),
                 Arc::new(exec::Exec),
                 Arc::new(log::Log),
+                Arc::new(note::Note),
                 Arc::new(ping::Ping),
             ]),
         }

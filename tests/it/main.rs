@@ -2,13 +2,26 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod accounts;
+mod agent_life;
+mod bad_input;
+mod cancel;
 mod cli;
 mod deploy;
 mod docs;
 mod faults;
 mod harness;
 mod hub;
+mod inmsg;
+mod journal;
+mod lanes;
 mod layering;
+mod ledger;
 mod listed;
 mod local;
+mod nats_cli;
+mod operator_cli;
+mod poison;
 mod rights;
+mod sessions;
+mod settings;

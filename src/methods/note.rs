@@ -1,0 +1,24 @@
+//! `note` (event): delivered and acked, nothing more. The record is the point: that it arrived, where, and when.
+
+use super::{Context, Handler, Work};
+use crate::model::admit::{BodyFacts, MethodFacts};
+use crate::model::message::Kind;
+use crate::model::record::Outcome;
+use futures::future::{BoxFuture, FutureExt};
+
+/// The method.
+pub(super) struct Note;
+
+impl Handler for Note {
+    fn name(&self) -> &'static str {
+        "note"
+    }
+
+    fn facts(&self) -> MethodFacts {
+        MethodFacts { kind: Kind::Event, check: |_| Ok(BodyFacts::default()) }
+    }
+
+    fn run<'a>(&'a self, _work: &'a Work, _cx: &'a Context) -> BoxFuture<'a, Outcome> {
+        std::future::ready(Outcome::succeeded()).boxed()
+    }
+}
