@@ -15,7 +15,7 @@ mod session;
 pub mod topology;
 
 pub use connect::{Access, Broker, ConnectOptions, Link};
-pub use consumers::Ensured;
+pub use consumers::{Ensured, Progress};
 pub use error::{BrokerError, PublishError};
 pub use feed::{Delivery, Feed};
 pub use publish::{Outgoing, Stored};

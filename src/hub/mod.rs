@@ -4,6 +4,7 @@
 //! methods and reads no bodies but records'.
 
 mod fate;
+mod journals;
 mod messages;
 mod nodes;
 mod records;

@@ -12,6 +12,8 @@ use super::error::BrokerError;
 use crate::model::config::HubConfig;
 use crate::model::id::StreamSeq;
 use crate::model::message::StreamKind;
+use crate::model::subject::RecordStream;
+use crate::model::time::Timestamp;
 pub use diff::{Difference, Handling};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -286,7 +288,7 @@ fn explain(broker: &Broker, stream: &str, error: BrokerError) -> BrokerError {
 }
 
 #[derive(Deserialize)]
-struct MessageStreamInfo {
+struct InfoOfOne {
     config: AgeConfig,
     state: LastState,
 }
@@ -300,16 +302,37 @@ struct AgeConfig {
 #[derive(Deserialize)]
 struct LastState {
     last_seq: u64,
+    #[serde(default)]
+    messages: u64,
+    #[serde(default)]
+    first_seq: u64,
+    first_ts: Timestamp,
+    last_ts: Timestamp,
 }
 
-async fn message_stream(broker: &Broker, kind: StreamKind) -> Result<MessageStreamInfo, BrokerError> {
-    broker.api(&format!("STREAM.INFO.{}", broker.names().stream(kind)), &Value::Null).await
+async fn message_stream(broker: &Broker, kind: StreamKind) -> Result<InfoOfOne, BrokerError> {
+    stream_info(broker, &broker.names().stream(kind)).await
+}
+
+async fn stream_info(broker: &Broker, name: &str) -> Result<InfoOfOne, BrokerError> {
+    broker.api(&format!("STREAM.INFO.{name}"), &Value::Null).await
 }
 
 impl Broker {
     /// The last sequence of a message stream, as its leader knows it; 0 where it never held a message.
     pub async fn last_seq(&self, stream: StreamKind) -> Result<StreamSeq, BrokerError> {
         message_stream(self, stream).await.map(|info| StreamSeq(info.state.last_seq))
+    }
+
+    /// Up to when a stream of records has lost what it held, to age or size: the time of its first record kept, or, where it
+    /// is empty, of the last one that it had. `None` where it holds all that it ever did.
+    pub async fn dropped_until(&self, stream: RecordStream) -> Result<Option<Timestamp>, BrokerError> {
+        let state = stream_info(self, &self.names().record_stream(stream)).await?.state;
+        Ok(match state {
+            LastState { first_seq: 0 | 1, .. } => None,
+            LastState { messages: 0, last_ts, .. } => Some(last_ts),
+            LastState { first_ts, .. } => Some(first_ts),
+        })
     }
 
     /// How long both message streams keep what they hold; `None` where that has no limit.
