@@ -38,19 +38,26 @@ pub(crate) async fn run(node: Arc<Node>, dispatcher: Handle, stop: CancellationT
     }
 }
 
+/// Takes while this journal is the node and this run holds its name; where it is another's, asks in again.
 async fn take_both(node: &Arc<Node>, dispatcher: &Handle) {
-    let spec = first_contact(node).await;
-    if let Some(seconds) = spec.retention_s {
-        node.set_retention(Duration::from_secs(seconds));
+    loop {
+        let spec = first_contact(node).await;
+        if let Some(seconds) = spec.retention_s {
+            node.set_retention(Duration::from_secs(seconds));
+        }
+        node.wakes.status.notify_one();
+        node.lease.held().await;
+        tracing::info!(node = %node.name, "in contact with the hub");
+        let commands = take(node, dispatcher, StreamKind::Commands, spec.start.commands);
+        let events = async {
+            let start = events_start(node, spec.start.events).await;
+            take(node, dispatcher, StreamKind::Events, Some(start)).await;
+        };
+        tokio::select! {
+            ((), ()) = async { tokio::join!(commands, events) } => {}
+            () = node.lease.lost() => {}
+        }
     }
-    node.wakes.status.notify_one();
-    tracing::info!(node = %node.name, "in contact with the hub");
-    let commands = take(node, dispatcher, StreamKind::Commands, spec.start.commands);
-    let events = async {
-        let start = events_start(node, spec.start.events).await;
-        take(node, dispatcher, StreamKind::Events, Some(start)).await;
-    };
-    tokio::join!(commands, events);
 }
 
 async fn first_contact(node: &Node) -> Spec {
@@ -114,10 +121,15 @@ async fn take(node: &Arc<Node>, dispatcher: &Handle, stream: StreamKind, start: 
             Ended::Session(SessionError::Silent) => {
                 tracing::warn!(?stream, "the broker is silent; connecting anew");
                 node.broker.reconnect().await;
+                // Or the server that had the consumer is gone.
+                contact::hello(node).await;
             }
-            Ended::Session(SessionError::ConsumerMissing) => {
-                tracing::warn!(?stream, "the consumer is missing; waiting for the hub")
+            Ended::Session(SessionError::ConsumerMissing | SessionError::Broker(BrokerError::Timeout { .. })) => {
+                tracing::warn!(?stream, %error, "asking the hub for the consumer");
+                contact::hello(node).await;
             }
+            // This ends all sessions of this run.
+            Ended::NotOurs => node.lease.let_go(),
             error => tracing::warn!(?stream, %error, "session"),
         }
         tokio::time::sleep(backoff.next_wait()).await;
@@ -135,6 +147,8 @@ enum Ended {
     Session(#[from] SessionError),
     #[error(transparent)]
     Journal(#[from] JournalError),
+    #[error("the node's name is another's")]
+    NotOurs,
 }
 
 /// Nothing: a session only ends with an error.
@@ -147,6 +161,10 @@ async fn one_session(
     start: StreamSeq,
     backoff: &mut Backoff,
 ) -> Result<Never, Ended> {
+    // While the link was down, the hub may have given the name to another journal, or a copy of this one taken it.
+    if !contact::is_ours(node).await.map_err(SessionError::from)? {
+        return Err(Ended::NotOurs);
+    }
     let resume = resume(node, stream, start).await?;
     let (mut session, begun) = Session::open(&node.broker, &node.name, stream, &resume).await?;
     tracing::debug!(?stream, found = ?begun.found, caught_up = begun.is_caught_up, "session");

@@ -11,3 +11,4 @@ mod layering;
 mod listed;
 mod local;
 mod rights;
+mod twins;
