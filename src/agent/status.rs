@@ -127,7 +127,8 @@ impl Writer {
         let mut found = found;
         let mut since = Instant::now();
         loop {
-            let stale = found.as_ref().and_then(|(_, status)| status.as_ref()).map_or(Duration::ZERO, lease::stale_after);
+            let stale =
+                found.as_ref().and_then(|(_, status)| status.as_ref()).map_or(Duration::ZERO, lease::stale_after);
             if since.elapsed() >= stale {
                 return Ok(found);
             }
@@ -213,12 +214,7 @@ impl Writer {
         read(&self.node).await
     }
 
-    async fn status(
-        &self,
-        beat: u64,
-        facts: Facts,
-        stopped: bool,
-    ) -> Result<Status, JournalError> {
+    async fn status(&self, beat: u64, facts: Facts, stopped: bool) -> Result<Status, JournalError> {
         let node = &self.node;
         let Facts { lanes, processes } = facts;
         let now = node.clock.now();
@@ -263,7 +259,8 @@ async fn read(node: &Node) -> Result<Option<Found>, BrokerError> {
 pub(crate) async fn is_ours(node: &Node) -> Result<bool, BrokerError> {
     let Some(held) = node.lease.revision() else { return Ok(false) };
     // An answer may be a moment old: what is below our own says nothing.
-    let foreign = |(revision, status): &Found| *revision > held && status.as_ref().is_none_or(|s| s.run != Some(node.run));
+    let foreign =
+        |(revision, status): &Found| *revision > held && status.as_ref().is_none_or(|s| s.run != Some(node.run));
     Ok(!read(node).await?.as_ref().is_some_and(foreign))
 }
 

@@ -136,7 +136,8 @@ async fn replace_or_refuse(
     };
     let spec = nodes.change(node, replace).await?;
     tracing::warn!(%node, old = %current, new = ?spec.journal, "another journal is this node now");
-    let text = format!("journal {} took the place of journal {current}, which had stopped or was silent", hello.journal);
+    let text =
+        format!("journal {} took the place of journal {current}, which had stopped or was silent", hello.journal);
     let cause = format!("edgeward:journal_replaced/{node}/{current}/{}", hello.journal);
     nodes.tell(node.as_str(), Code::JournalReplaced, &text, &cause, said_at).await?;
     close(nodes, &spec).await
@@ -167,8 +168,7 @@ async fn closing(
     for stream in StreamKind::ALL {
         let Some(start) = *spec.start.get(stream) else { continue };
         let consumer = broker.consumer_progress(stream, &spec.node).await?;
-        *closing.taken.get_mut(stream) =
-            may_have_taken(start, *position.get(stream), *records.get(stream), consumer);
+        *closing.taken.get_mut(stream) = may_have_taken(start, *position.get(stream), *records.get(stream), consumer);
         let end = StreamSeq(broker.last_seq(stream).await?.0 + 1);
         *closing.until.get_mut(stream) = Some(end.max(start));
     }
@@ -269,7 +269,8 @@ mod tests {
     }
 
     fn status(journal: JournalId, stopped: bool) -> Status {
-        let text = serde_json::json!({ "v": 1, "node": "n1", "journal": journal, "interval_s": 1.0, "stopped": stopped });
+        let text =
+            serde_json::json!({ "v": 1, "node": "n1", "journal": journal, "interval_s": 1.0, "stopped": stopped });
         serde_json::from_value(text).unwrap()
     }
 
@@ -298,7 +299,11 @@ mod tests {
         assert_eq!(may_have_taken(StreamSeq(5), seq(7), None, given(4, 4, 0)), seq(7));
         assert_eq!(may_have_taken(StreamSeq(5), seq(7), seq(9), given(8, 7, 1)), seq(9));
         assert_eq!(may_have_taken(StreamSeq(5), seq(7), None, given(12, 7, 5)), seq(12), "given out, not yet told");
-        assert_eq!(may_have_taken(StreamSeq(5), seq(7), None, given(19, 19, 0)), seq(20), "reset to the last one taken");
+        assert_eq!(
+            may_have_taken(StreamSeq(5), seq(7), None, given(19, 19, 0)),
+            seq(20),
+            "reset to the last one taken"
+        );
         assert_eq!(may_have_taken(StreamSeq(50), seq(7), None, given(12, 7, 5)), None, "below its start");
     }
 }

@@ -4,8 +4,8 @@
 //! every half minute. Both are safe to repeat.
 
 use super::HubError;
-use super::nodes::Nodes;
 use super::journals;
+use super::nodes::Nodes;
 use crate::broker::{Broker, BrokerError, From, RawMessage};
 use crate::model::error_event::Code;
 use crate::model::id::StreamSeq;
