@@ -143,7 +143,8 @@ async fn replace_or_refuse(
     close(nodes, &spec).await
 }
 
-async fn last_status(nodes: &Nodes, node: &NodeName) -> Result<Option<(Status, Timestamp)>, HubError> {
+/// The last status under a node's name, and when it was stored.
+pub(super) async fn last_status(nodes: &Nodes, node: &NodeName) -> Result<Option<(Status, Timestamp)>, HubError> {
     let names = nodes.broker().names();
     let (bucket, key) = (names.record_stream(RecordStream::Nodes), names.node_key(NodeKey::Status, node.as_str()));
     let last = nodes.broker().get_last_at_leader(&bucket, &key).await?;

@@ -8,6 +8,7 @@ mod deploy;
 mod docs;
 mod harness;
 mod hub;
+mod hub_upkeep;
 mod layering;
 mod listed;
 mod local;

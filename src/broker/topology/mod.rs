@@ -5,20 +5,17 @@
 
 mod diff;
 mod first;
+mod state;
 mod wanted;
 
 use super::connect::Broker;
 use super::error::BrokerError;
 use crate::model::config::HubConfig;
-use crate::model::id::StreamSeq;
-use crate::model::message::StreamKind;
-use crate::model::subject::RecordStream;
-use crate::model::time::Timestamp;
 pub use diff::{Difference, Handling};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+pub use state::StreamState;
 use std::fmt;
-use std::time::Duration;
 use wanted::Wanted;
 
 /// JetStream's codes that this module understands.
@@ -193,6 +190,14 @@ fn disk(account: &AccountInfo, hub: &HubConfig) -> (u64, &'static str) {
     }
 }
 
+impl Broker {
+    /// The bytes that all six streams may share out.
+    pub async fn disk_share(&self, hub: &HubConfig) -> Result<u64, BrokerError> {
+        let account: AccountInfo = self.api("INFO", &Value::Null).await?;
+        Ok(disk(&account, hub).0)
+    }
+}
+
 /// Makes and changes what the plan says, one stream after the other; the first refusal ends it.
 pub async fn apply(broker: &Broker, plan: &Plan) -> Result<(), BrokerError> {
     if let Some(refusal) = plan.refusal() {
@@ -285,62 +290,4 @@ fn explain(broker: &Broker, stream: &str, error: BrokerError) -> BrokerError {
         }
         _ => return explain_api(broker, error),
     })
-}
-
-#[derive(Deserialize)]
-struct InfoOfOne {
-    config: AgeConfig,
-    state: LastState,
-}
-
-#[derive(Deserialize)]
-struct AgeConfig {
-    #[serde(default)]
-    max_age: u64,
-}
-
-#[derive(Deserialize)]
-struct LastState {
-    last_seq: u64,
-    #[serde(default)]
-    messages: u64,
-    #[serde(default)]
-    first_seq: u64,
-    first_ts: Timestamp,
-    last_ts: Timestamp,
-}
-
-async fn message_stream(broker: &Broker, kind: StreamKind) -> Result<InfoOfOne, BrokerError> {
-    stream_info(broker, &broker.names().stream(kind)).await
-}
-
-async fn stream_info(broker: &Broker, name: &str) -> Result<InfoOfOne, BrokerError> {
-    broker.api(&format!("STREAM.INFO.{name}"), &Value::Null).await
-}
-
-impl Broker {
-    /// The last sequence of a message stream, as its leader knows it; 0 where it never held a message.
-    pub async fn last_seq(&self, stream: StreamKind) -> Result<StreamSeq, BrokerError> {
-        message_stream(self, stream).await.map(|info| StreamSeq(info.state.last_seq))
-    }
-
-    /// Up to when a stream of records has lost what it held, to age or size: the time of its first record kept, or, where it
-    /// is empty, of the last one that it had. `None` where it holds all that it ever did.
-    pub async fn dropped_until(&self, stream: RecordStream) -> Result<Option<Timestamp>, BrokerError> {
-        let state = stream_info(self, &self.names().record_stream(stream)).await?.state;
-        Ok(match state {
-            LastState { first_seq: 0 | 1, .. } => None,
-            LastState { messages: 0, last_ts, .. } => Some(last_ts),
-            LastState { first_ts, .. } => Some(first_ts),
-        })
-    }
-
-    /// How long both message streams keep what they hold; `None` where that has no limit.
-    pub async fn retention(&self) -> Result<Option<Duration>, BrokerError> {
-        let mut ages = Vec::new();
-        for kind in StreamKind::ALL {
-            ages.push(message_stream(self, kind).await?.config.max_age);
-        }
-        Ok(ages.into_iter().filter(|age| *age > 0).min().map(Duration::from_nanos))
-    }
 }
