@@ -90,7 +90,7 @@ impl Broker {
         if !message.headers.0.is_empty() {
             request = request.headers(headers);
         }
-        match self.client.send_request(message.subject.clone(), request).await {
+        match self.client.send_request(in_domain(&self.api, &message.subject), request).await {
             Ok(answer) => read_answer(&answer.payload),
             Err(error) => Err(match error.kind() {
                 RequestErrorKind::TimedOut => PublishError::Unknown,
@@ -101,6 +101,13 @@ impl Broker {
             }),
         }
     }
+}
+
+/// The subject as it reaches the stream: a leaf node lets a bucket's own subjects pass only under the API prefix of the
+/// domain that holds it.
+fn in_domain(api: &str, subject: &str) -> String {
+    let is_domain = api != "$JS.API" && api.starts_with("$JS.") && api.ends_with(".API");
+    if is_domain && subject.starts_with("$KV.") { format!("{api}.{subject}") } else { subject.to_owned() }
 }
 
 fn read_answer(payload: &[u8]) -> Result<Stored, PublishError> {
@@ -118,6 +125,14 @@ fn read_answer(payload: &[u8]) -> Result<Stored, PublishError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_buckets_subjects_reach_the_domain_that_holds_it() {
+        assert_eq!(in_domain("$JS.API", "$KV.B.k"), "$KV.B.k");
+        assert_eq!(in_domain("fleet.api", "$KV.B.k"), "$KV.B.k");
+        assert_eq!(in_domain("$JS.centre.API", "$KV.B.k"), "$JS.centre.API.$KV.B.k");
+        assert_eq!(in_domain("$JS.centre.API", "fleet.ack.a"), "fleet.ack.a");
+    }
 
     #[test]
     fn answers_are_told_apart() {
