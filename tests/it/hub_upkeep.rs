@@ -115,6 +115,22 @@ async fn a_full_stream_loses_what_is_closed_and_grows_for_what_is_open() {
 }
 
 #[tokio::test]
+async fn sizes_stay_until_they_are_shared_out_anew() {
+    let fleet = Fleet::start(&["ship"]).await;
+    let size = async |stream| fleet.client.stream_state(stream).await.unwrap().max_bytes.unwrap();
+    let (commands, nodes) = (size("FLEET_COMMANDS").await, size("KV_FLEET_NODES").await);
+    let larger = fleet.cli().env("EDGEWARD_HUB__STORE_BYTES", "2147483648");
+    larger.run(&["init"]).await.ok();
+    assert_eq!(size("FLEET_COMMANDS").await, commands);
+    let said = larger.run(&["init", "--resize"]).await.ok();
+    assert!(said.contains("FLEET_COMMANDS: 204 MiB -> 409 MiB"), "{said}");
+    assert_eq!((size("FLEET_COMMANDS").await / commands, size("KV_FLEET_NODES").await), (2, nodes));
+    let smaller = fleet.cli().env("EDGEWARD_HUB__STORE_BYTES", "1073741824");
+    smaller.run(&["init", "--resize"]).await.ok();
+    assert_eq!(size("FLEET_COMMANDS").await, commands);
+}
+
+#[tokio::test]
 async fn a_consumer_that_is_gone_is_made_again_when_its_node_asks() {
     let fleet = Fleet::start(&["ship"]).await;
     let before = fleet.run("ship", "ping", "").await;

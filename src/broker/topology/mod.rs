@@ -190,6 +190,46 @@ fn disk(account: &AccountInfo, hub: &HubConfig) -> (u64, &'static str) {
     }
 }
 
+/// A stream whose size was set anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resized {
+    /// Its name.
+    pub stream: String,
+    /// How many bytes it could take.
+    pub from: u64,
+    /// How many it can take now.
+    pub to: u64,
+}
+
+impl fmt::Display for Resized {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} MiB -> {} MiB", self.stream, self.from >> 20, self.to >> 20)
+    }
+}
+
+/// Shares the disk out anew among the streams that are there. None gets less than it holds and a tenth more: what a stream
+/// holds is not dropped.
+pub async fn resize(broker: &Broker, hub: &HubConfig) -> Result<Vec<Resized>, BrokerError> {
+    let account: AccountInfo = broker.api("INFO", &Value::Null).await.map_err(|e| explain_api(broker, e))?;
+    let wanted = wanted::streams(broker.names(), hub);
+    let percents: Vec<u64> = wanted.iter().map(|w| w.percent).collect();
+    let (total, limit) = disk(&account, hub);
+    let mut changes = Vec::new();
+    for (wanted, share) in wanted.iter().zip(wanted::shares(total, &percents, limit)?) {
+        let state = broker.stream_state(&wanted.name).await?;
+        let (from, to) = (state.max_bytes.unwrap_or(0), share.max(state.bytes + state.bytes / 10));
+        if from != to {
+            changes.push(Resized { stream: wanted.name.clone(), from, to });
+        }
+    }
+    // Those that give first: sizes are reserved, and what they give up the others get.
+    changes.sort_by_key(|change| change.to > change.from);
+    for change in &changes {
+        broker.set_max_bytes(&change.stream, change.to).await?;
+    }
+    Ok(changes)
+}
+
 impl Broker {
     /// The bytes that all six streams may share out.
     pub async fn disk_share(&self, hub: &HubConfig) -> Result<u64, BrokerError> {
