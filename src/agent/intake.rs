@@ -8,6 +8,7 @@
 //! ```
 //!
 //! Owns catch-up: no command stored before a session starts to run until the session has reached its end (PROTOCOL §2).
+//! It holds from before the session is asked for, and at the agent's start until it is clear that there is no link.
 
 use super::contact;
 use super::dispatch::{self, Event, Handle};
@@ -30,6 +31,10 @@ use tokio_util::sync::CancellationToken;
 /// longer than this to cross the link.
 const CATCH_UP: Duration = Duration::from_secs(10);
 
+/// How long commands wait at the agent's start for the link: a cancel that was sent while the agent was away finds those
+/// queued on the node, too. Without a link by then the node goes on with what it has.
+const LINK_WAIT: Duration = Duration::from_secs(1);
+
 /// Takes messages until `stop`.
 pub(crate) async fn run(node: Arc<Node>, dispatcher: Handle, stop: CancellationToken) {
     tokio::select! {
@@ -40,7 +45,7 @@ pub(crate) async fn run(node: Arc<Node>, dispatcher: Handle, stop: CancellationT
 }
 
 async fn take_both(node: &Arc<Node>, dispatcher: &Handle) {
-    let spec = first_contact(node).await;
+    let spec = first_spec(node, dispatcher).await;
     if let Some(seconds) = spec.retention_s {
         node.set_retention(Duration::from_secs(seconds));
     }
@@ -52,6 +57,17 @@ async fn take_both(node: &Arc<Node>, dispatcher: &Handle) {
         take(node, dispatcher, StreamKind::Events, Some(start)).await;
     };
     tokio::join!(commands, events);
+}
+
+/// First contact; commands, which the dispatcher holds from its start, are let go where that takes long.
+async fn first_spec(node: &Node, dispatcher: &Handle) -> Spec {
+    let contact = first_contact(node);
+    tokio::pin!(contact);
+    if let Ok(spec) = tokio::time::timeout(LINK_WAIT, &mut contact).await {
+        return spec;
+    }
+    dispatcher.tell(Event::Hold(false)).await;
+    contact.await
 }
 
 async fn first_contact(node: &Node) -> Spec {
@@ -151,13 +167,23 @@ async fn one_session(
     start: StreamSeq,
     backoff: &mut Backoff,
 ) -> Result<Never, Ended> {
+    let mut catch_up = CatchUp::begin(dispatcher, stream).await;
     let resume = resume(node, stream, start).await?;
-    let (mut session, begun) = Session::open(&node.broker, &node.name, stream, &resume).await?;
+    let opening = Session::open(&node.broker, &node.name, stream, &resume);
+    tokio::pin!(opening);
+    let opened = tokio::select! {
+        opened = &mut opening => opened,
+        () = catch_up.over() => {
+            catch_up.end(dispatcher).await;
+            opening.await
+        }
+    };
+    let (mut session, begun) = opened?;
     tracing::debug!(?stream, found = ?begun.found, caught_up = begun.is_caught_up, "session");
     keep_time(node, begun.broker_time).await?;
     node.journal.set_meta(created_key(stream), &begun.created).await?;
     tell_found(node, stream, &begun).await?;
-    let mut catch_up = CatchUp::begin(dispatcher, stream, &begun).await;
+    catch_up.opened(dispatcher, &begun).await;
     loop {
         let batch = tokio::select! {
             batch = session.next() => batch?,
@@ -225,16 +251,25 @@ async fn tell_found(node: &Node, stream: StreamKind, begun: &Start) -> Result<()
 /// Commands are held back until the session has seen its end, or for [`CATCH_UP`] at most.
 struct CatchUp {
     until: Option<Instant>,
-    began: Timestamp,
+    /// The broker's time when the session began: what was stored later is no backlog.
+    began: Option<Timestamp>,
 }
 
 impl CatchUp {
-    async fn begin(dispatcher: &Handle, stream: StreamKind, start: &Start) -> CatchUp {
-        let holds = stream == StreamKind::Commands && !start.is_caught_up;
-        if stream == StreamKind::Commands {
-            dispatcher.tell(Event::Hold(holds)).await;
+    /// Holds commands, before the session is asked for.
+    async fn begin(dispatcher: &Handle, stream: StreamKind) -> CatchUp {
+        let holds = stream == StreamKind::Commands;
+        if holds {
+            dispatcher.tell(Event::Hold(true)).await;
         }
-        CatchUp { until: holds.then(|| Instant::now() + CATCH_UP), began: start.broker_time }
+        CatchUp { until: holds.then(|| Instant::now() + CATCH_UP), began: None }
+    }
+
+    async fn opened(&mut self, dispatcher: &Handle, start: &Start) {
+        self.began = Some(start.broker_time);
+        if start.is_caught_up && self.until.is_some() {
+            self.end(dispatcher).await;
+        }
     }
 
     /// Waits until the hold has lasted long enough.
@@ -247,7 +282,9 @@ impl CatchUp {
 
     async fn saw(&mut self, dispatcher: &Handle, batch: &Batch) {
         let newest = batch.messages.last().map(|message| message.at.stored_at);
-        if self.until.is_some() && (batch.pending == 0 || newest.is_some_and(|at| at > self.began)) {
+        if self.until.is_some()
+            && (batch.pending == 0 || newest.is_some_and(|at| self.began.is_some_and(|began| at > began)))
+        {
             self.end(dispatcher).await;
         }
     }

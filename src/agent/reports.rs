@@ -3,7 +3,7 @@
 //! Owns their subjects and headers. Never writes to the journal.
 
 use super::node::Node;
-use crate::journal::{Again, Class, Finished, Report};
+use crate::journal::{Again, Class, Finished, Loaded, Report};
 use crate::model::admit::{Admitted, Rejected};
 use crate::model::error_event::{Code, ErrorEvent, Severity};
 use crate::model::header::names;
@@ -51,6 +51,21 @@ impl Node {
         vec![self.record(RecordClass::Ack, record, &outcome), self.error_report(&event)]
     }
 
+    /// The terminal record of a message that ended `cancelled` without running, or without running again.
+    pub(crate) fn withdrawal(&self, message: &Loaded, outcome: &Outcome, now: Timestamp) -> Vec<Report> {
+        let (attempt, started) = (message.attempt, message.started_at);
+        let times = Times { received: message.received_at, started, finished: Some(now) };
+        match self.admit(&message.message) {
+            Ok(admitted) => self.terminal(&admitted, attempt, times, outcome),
+            // The rules have changed since it was taken; it is over all the same.
+            Err(rejected) => {
+                let record = rejected.record(&self.names, self.name.as_str(), outcome.state, By::Node);
+                let record = Record { attempt, ..self.timed(record, times) };
+                vec![self.record(RecordClass::Ack, record, outcome)]
+            }
+        }
+    }
+
     /// What is said about a copy of a message that is known.
     pub(crate) fn copy(&self, mut record: Record, first: MsgRef) -> Report {
         record.state = State::Duplicate;
@@ -95,13 +110,16 @@ impl Node {
 
     /// A record of this message with everything but the outcome in it.
     pub(crate) fn filled(&self, message: &Admitted, attempt: u32, times: Times, state: State) -> Record {
+        Record { attempt, ..self.timed(message.record(&self.names, &self.name, state), times) }
+    }
+
+    fn timed(&self, record: Record, times: Times) -> Record {
         Record {
-            attempt,
             received_at: Some(times.received),
             started_at: times.started,
             finished_at: times.finished,
             journal: Some(self.journal.id()),
-            ..message.record(&self.names, &self.name, state)
+            ..record
         }
     }
 

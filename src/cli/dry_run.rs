@@ -5,6 +5,7 @@ use super::error::CliError;
 use super::quote;
 use crate::broker::Outgoing;
 use crate::model::config::Config;
+use crate::model::name::Sender;
 use crate::model::subject::Names;
 use crate::operator::{Draft, outgoing};
 use std::io::Write;
@@ -14,7 +15,11 @@ const ARGUMENT: usize = 100 * 1024;
 
 /// Prints what would be sent. Talks to nobody.
 pub(super) fn print(loaded: &Loaded, draft: &Draft) -> Result<(), CliError> {
-    let from = loaded.sender()?;
+    print_as(loaded, loaded.sender()?, draft)
+}
+
+/// The same for another sender.
+pub(super) fn print_as(loaded: &Loaded, from: &Sender, draft: &Draft) -> Result<(), CliError> {
     let names = Names::new(&loaded.config.prefix)?;
     let mut out = std::io::stdout().lock();
     for to in draft.targets() {

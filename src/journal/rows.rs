@@ -46,7 +46,7 @@ pub(super) fn kind_number(kind: Option<Kind>) -> i64 {
     }
 }
 
-fn kind_of(number: i64) -> Kind {
+pub(super) fn kind_of(number: i64) -> Kind {
     match number {
         0 => Kind::Command,
         1 => Kind::Event,

@@ -59,6 +59,14 @@ CREATE TABLE IF NOT EXISTS bodies (
     body    BLOB NOT NULL
 );
 
+CREATE TABLE IF NOT EXISTS cancels (
+    sender   TEXT NOT NULL,               -- whose message
+    msg_id   TEXT NOT NULL,
+    asked_by TEXT NOT NULL,
+    until    INTEGER NOT NULL,            -- ns, the broker's clock; kept so long for what may still come
+    PRIMARY KEY (sender, msg_id)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS cancels_until ON cancels (until);
 CREATE TABLE IF NOT EXISTS records (       -- terminal records of commands, published, to be published again
     id      INTEGER PRIMARY KEY,          -- the message's
     subject TEXT NOT NULL,

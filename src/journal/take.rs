@@ -2,6 +2,7 @@
 //!
 //! Owns the rule that (from, id) is run once, the share of lanes and senders, and the position in each stream.
 
+use super::cancel::{self, Cancel, Met, Words};
 use super::error::JournalError;
 use super::open::Journal;
 use super::outbox::{self, Report};
@@ -9,6 +10,7 @@ use super::rows::{
     FINISHED, QUEUED, RUNNING, headers_to_json, kind_number, lane_number, ref_at, seq_number, stream_number,
 };
 use super::shares::{self, Full};
+use super::work::Loaded;
 use crate::model::id::{MessageId, MsgRef};
 use crate::model::lanes::RowId;
 use crate::model::message::{Kind, StoredMessage, StreamKind};
@@ -16,6 +18,7 @@ use crate::model::state::{Phase, State, Step};
 use crate::model::subject::LaneKey;
 use crate::model::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
+use std::sync::Arc;
 
 /// What is to become of a message at the door.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +39,8 @@ pub enum Door {
         /// What the node remembers from it.
         remember: Vec<(super::Key, String)>,
     },
+    /// It is a cancel: kept, carried out and answered in the same commit.
+    Cancel(Cancel),
 }
 
 /// A message that has arrived.
@@ -67,6 +72,10 @@ pub enum Taken {
     Known,
     /// It is a copy of an earlier message, linked to it and not run.
     Copy(RowId),
+    /// A cancel came before it: it is over.
+    Cancelled(RowId),
+    /// It is a cancel that met these.
+    CarriedOut(Vec<Met>),
     /// There was no space for it to wait; it is over, `refused`.
     Refused(RowId),
 }
@@ -82,15 +91,22 @@ pub struct Position {
 
 impl Journal {
     /// Takes messages of one stream, in order, and moves its position to the last; durable on return. `now` is the
-    /// broker's time as the node knows it.
-    pub async fn take(&self, arrivals: Vec<Arrival>, now: Timestamp) -> Result<Vec<Taken>, JournalError> {
+    /// broker's time as the node knows it, `words` what is told about cancels.
+    pub async fn take(
+        &self,
+        arrivals: Vec<Arrival>,
+        now: Timestamp,
+        words: Arc<dyn Words>,
+    ) -> Result<Vec<Taken>, JournalError> {
         let (boot, space) = (self.boot.clone(), self.space);
         self.writer
             .call(move |connection| {
                 let last = arrivals.last().map(|a| (a.message.at, size_of(&a.message)));
                 let taken = arrivals
                     .into_iter()
-                    .map(|a| take_one(connection, a, &Here { now, boot: boot.as_deref(), space }))
+                    .map(|a| {
+                        take_one(connection, a, &Here { now, boot: boot.as_deref(), space, words: words.as_ref() })
+                    })
                     .collect::<Result<_, _>>()?;
                 if let Some((at, size)) = last {
                     set_position(connection, at, size)?;
@@ -146,6 +162,7 @@ struct Here<'a> {
     now: Timestamp,
     boot: Option<&'a str>,
     space: u64,
+    words: &'a dyn Words,
 }
 
 fn take_one(connection: &Connection, arrival: Arrival, here: &Here<'_>) -> Result<Taken, JournalError> {
@@ -162,6 +179,12 @@ fn take_one(connection: &Connection, arrival: Arrival, here: &Here<'_>) -> Resul
     }
     match door {
         Door::Queue { lane, start } => {
+            if let Some(by) = cancel::standing(connection, &from, &id, here.now)? {
+                let row = insert(connection, &common, None, Phase::Queued.next(Step::Finish(State::Cancelled))?, None)?;
+                let loaded = Loaded { message, received_at: here.now, started_at: None, attempt: 0 };
+                outbox::add_about(connection, row, at.stream, &here.words.cancelled(&loaded, &by, here.now))?;
+                return Ok(Taken::Cancelled(row));
+            }
             let lane = lane_number(connection, &lane)?;
             // What begins at once does not wait: a full journal stops nobody whose lane is free.
             let waiting = if start { None } else { Some(size_of(&message)) };
@@ -185,6 +208,12 @@ fn take_one(connection: &Connection, arrival: Arrival, here: &Here<'_>) -> Resul
             outbox::add_about(connection, row, at.stream, &reports)?;
             remember.iter().try_for_each(|(key, value)| super::meta::put(connection, *key, value))?;
             Ok(Taken::New(row))
+        }
+        Door::Cancel(cancel) => {
+            let met = cancel::carry_out(connection, &cancel, here.words, here.now)?;
+            let row = insert(connection, &common, None, Phase::Finished(State::Succeeded), None)?;
+            outbox::add_about(connection, row, at.stream, &here.words.carried_out(&message, &met, here.now))?;
+            Ok(Taken::CarriedOut(met))
         }
     }
 }

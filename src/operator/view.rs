@@ -53,7 +53,7 @@ pub struct Row<'a> {
     pub record: Option<&'a Record>,
     /// The terminal record that a late one corrects.
     pub first: Option<&'a Record>,
-    /// A cancel was asked for and the node has not answered.
+    /// A cancel was asked for, and the message is not over.
     pub cancel_requested: bool,
     /// The message whose copy this one is; the state is that one's.
     pub copy_of: Option<MsgRef>,
@@ -86,6 +86,8 @@ pub struct View {
     known: HashSet<MsgRef>,
     facts: HashMap<MsgRef, BTreeMap<String, Facts>>,
     nodes: HashMap<String, NodeFacts>,
+    /// Messages for which a cancel is stored that their node has not answered.
+    cancels: HashSet<MsgRef>,
     now: Timestamp,
     /// When the oldest record was stored, where older ones have been dropped.
     records_begin: Option<Timestamp>,
@@ -99,6 +101,7 @@ impl View {
             messages,
             facts: HashMap::new(),
             nodes: HashMap::new(),
+            cancels: HashSet::new(),
             now: Timestamp::from_nanos(0),
             records_begin: None,
         }
@@ -134,6 +137,11 @@ impl View {
     /// Takes in a node's state.
     pub fn set_node(&mut self, node: String, facts: NodeFacts) {
         self.nodes.insert(node, facts);
+    }
+
+    /// Takes in which messages have a cancel that is not answered.
+    pub fn set_cancels(&mut self, cancels: HashSet<MsgRef>) {
+        self.cancels = cancels;
     }
 
     /// Takes in a record about `about`, stored at `seq` under a subject with this node.
@@ -198,7 +206,8 @@ impl View {
             state,
             record,
             first: facts.filter(|f| f.late.is_some()).and_then(|f| f.ack.as_ref()),
-            cancel_requested: !state.is_terminal() && facts.is_some_and(|f| f.cancel_requested),
+            cancel_requested: !state.is_terminal()
+                && (facts.is_some_and(|f| f.cancel_requested) || self.cancels.contains(&message.at)),
             copy_of,
             will_expire: waits && message.start_by.is_some_and(|deadline| deadline <= self.now),
             contact: match known {

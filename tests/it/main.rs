@@ -5,6 +5,7 @@
 mod accounts;
 mod agent_life;
 mod bad_input;
+mod cancel;
 mod cli;
 mod deploy;
 mod docs;

@@ -43,10 +43,10 @@ async fn finished_rows_go_when_their_time_has_come_and_others_stay() {
     let journal = bed.open();
     // Taken on day 1: two commands that are over, one that waits; three events. On day 20: one of each.
     let early = vec![arrival(1, "a", over()), arrival(2, "b", over()), arrival(3, "c", queue("x"))];
-    journal.take(early, day(1)).await.unwrap();
-    journal.take((1..=3).map(|seq| event(seq, over())).collect(), day(1)).await.unwrap();
-    journal.take(vec![arrival(4, "d", over())], day(20)).await.unwrap();
-    journal.take(vec![event(4, over())], day(20)).await.unwrap();
+    journal.take(early, day(1), std::sync::Arc::new(Said)).await.unwrap();
+    journal.take((1..=3).map(|seq| event(seq, over())).collect(), day(1), std::sync::Arc::new(Said)).await.unwrap();
+    journal.take(vec![arrival(4, "d", over())], day(20), std::sync::Arc::new(Said)).await.unwrap();
+    journal.take(vec![event(4, over())], day(20), std::sync::Arc::new(Said)).await.unwrap();
 
     assert_eq!(journal.thin(day(7), keep(1000)).await.unwrap().rows, 0, "nothing is old enough");
     assert_eq!(journal.thin(day(9), keep(1000)).await.unwrap().rows, 3, "events after seven days");
@@ -66,7 +66,10 @@ async fn too_many_events_go_oldest_first_in_small_steps() {
     let bed = Bed::new();
     let journal = bed.open();
     for first in (0..1000).step_by(250) {
-        journal.take((first..first + 250).map(|seq| event(seq + 1, over())).collect(), day(1)).await.unwrap();
+        journal
+            .take((first..first + 250).map(|seq| event(seq + 1, over())).collect(), day(1), std::sync::Arc::new(Said))
+            .await
+            .unwrap();
     }
     assert_eq!(journal.thin(day(1), keep(100)).await.unwrap().rows, 900);
     assert_eq!(sequences(&journal, 1).await, (901..=1000).collect::<Vec<i64>>());

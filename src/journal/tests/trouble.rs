@@ -22,12 +22,15 @@ async fn nothing_is_taken_while_the_disk_is_full_and_it_goes_on_after() {
     let journal = bed.open();
     take(&journal, vec![arrival(1, "a", queue("x"))]).await;
     pages(&journal, 1).await;
-    let full = journal.take(vec![large(2)], NOW).await.unwrap_err();
+    let full = journal.take(vec![large(2)], NOW, std::sync::Arc::new(Said)).await.unwrap_err();
     assert!(full.may_heal(), "{full}");
     assert!(matches!(*journal.health().borrow(), Condition::Failing { .. }));
     assert_eq!(journal.position(StreamKind::Commands).await.unwrap().unwrap().last.seq, StreamSeq(1));
     assert_eq!(journal.load(RowId(1)).await.unwrap().message.at.seq, StreamSeq(1), "reading goes on");
-    let (again, other) = tokio::join!(journal.take(vec![large(2)], NOW), journal.take(vec![large(3)], NOW));
+    let (again, other) = tokio::join!(
+        journal.take(vec![large(2)], NOW, std::sync::Arc::new(Said)),
+        journal.take(vec![large(3)], NOW, std::sync::Arc::new(Said))
+    );
     assert!(again.is_err() && other.is_err(), "whoever shares the transaction hears of it");
     assert!(journal.failures() >= 2);
 
