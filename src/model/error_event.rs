@@ -107,13 +107,17 @@ codes! {
     BadInmsg = "bad_inmsg",
     /// Another journal than the node's own asks to be this node.
     SecondJournal = "second_journal",
+    /// Another journal took the place of the node's own, which had stopped or was silent.
+    JournalReplaced = "journal_replaced",
+    /// Another run of the same journal is at work: a copied disk.
+    Twin = "twin",
     /// The node's consumer on the broker is missing.
     ConsumerMissing = "consumer_missing",
     /// The stream does not hold what the journal knows: shortened, restored or made anew.
     StreamChanged = "stream_changed",
     /// An entry of the outbox cannot be published as it is.
     OutboxParked = "outbox_parked",
-    /// The journal could not be written.
+    /// The journal could not be written for a while, or was damaged and is begun anew.
     Journal = "journal",
     /// A record of edgeward's own on the broker does not parse.
     BadRecord = "bad_record",
