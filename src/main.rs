@@ -11,8 +11,9 @@ fn main() -> ExitCode {
         Err(code) => return ExitCode::from(code),
     };
     let filter = EnvFilter::try_from_env("EDGEWARD_LOG").unwrap_or_else(|_| EnvFilter::new(cli.default_log()));
-    let is_terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal).init();
+    // In a log file or the journal, colours are noise.
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     // It fails only where one is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     // Two workers: one may be busy with a large message while the other keeps the connection alive.

@@ -5,6 +5,7 @@
 //! and never below the last time the broker was heard.
 
 use crate::model::time::Timestamp;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use tokio::time::Instant;
 
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub(crate) struct Clock {
     base: Mutex<(Timestamp, Instant)>,
+    heard: AtomicBool,
 }
 
 impl Clock {
@@ -19,12 +21,18 @@ impl Clock {
     pub(crate) fn new(offset: i64, floor: Option<Timestamp>) -> Clock {
         let guess = Timestamp::from_nanos(Timestamp::local_now().nanos().saturating_add(offset));
         let begin = floor.map_or(guess, |floor| guess.max(floor));
-        Clock { base: Mutex::new((begin, Instant::now())) }
+        Clock { base: Mutex::new((begin, Instant::now())), heard: AtomicBool::new(false) }
     }
 
     /// The broker said that it is `time` now.
     pub(crate) fn heard(&self, time: Timestamp) {
         *self.base.lock().unwrap_or_else(PoisonError::into_inner) = (time, Instant::now());
+        self.heard.store(true, Ordering::Relaxed);
+    }
+
+    /// True once the broker has said what time it is; before that it is a guess.
+    pub(crate) fn is_known(&self) -> bool {
+        self.heard.load(Ordering::Relaxed)
     }
 
     /// The broker's clock has passed `time`: it stored something then.
@@ -56,7 +64,9 @@ mod tests {
     fn a_clock_that_is_years_off_does_not_matter_once_the_broker_was_heard() {
         let clock = Clock::new(0, None);
         let broker: Timestamp = "2031-01-01T00:00:00Z".parse().unwrap();
+        assert!(!clock.is_known());
         clock.heard(broker);
+        assert!(clock.is_known());
         assert!(clock.now().since(broker) < Duration::from_secs(5));
         assert!(clock.offset() > 0);
     }

@@ -2,24 +2,42 @@
 //!
 //! Owns the verbs that this node knows. The change that a verb makes is kept in the same commit as its record; effects
 //! outside the journal follow from what is kept. Verbs that are not here are refused.
+//!
+//! Of a cancel: what it does to messages is decided in `model::state` and carried out in the journal; here is what is
+//! said about it. Its own record succeeds whatever it met, and tells in `stdout` what that was.
 
-use crate::journal::{Class, Key, Report};
-use crate::model::admit::{BodyFacts, MethodFacts};
+use super::node::Node;
+use super::reports::Times;
+use crate::journal::{Cancel, Class, Door, JournalError, Key, Loaded, Met, Report, Words};
+use crate::model::admit::{Admitted, BodyFacts, MethodFacts};
 use crate::model::error_event::Code;
 use crate::model::header::RawHeaders;
-use crate::model::message::Kind;
-use crate::model::record::{Record, RecordError};
+use crate::model::id::MessageId;
+use crate::model::lanes::RowId;
+use crate::model::message::{Kind, StoredMessage};
+use crate::model::name::Sender;
+use crate::model::record::{Outcome, Output, Record, RecordError};
+use crate::model::state::State;
+use crate::model::time::Timestamp;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// What a control message changes.
+/// What a control message changes, besides what a cancel does.
 #[derive(Debug, Default)]
-pub(crate) struct Change {
+struct Change {
     /// What the journal keeps from it.
-    pub(crate) remember: Vec<(Key, String)>,
+    remember: Vec<(Key, String)>,
     /// What leaves the node because of it.
-    pub(crate) reports: Vec<Report>,
+    reports: Vec<Report>,
+}
+
+/// A typo in `from` must not make it another cancel: unknown fields are refused.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CancelBody {
+    id: MessageId,
+    from: Option<Sender>,
 }
 
 #[derive(Deserialize)]
@@ -30,6 +48,9 @@ struct EventsBody {
 /// What admission has to know of a verb; `None` for one that this node does not have.
 pub(crate) fn facts(verb: &str) -> Option<MethodFacts> {
     let check: fn(&[u8]) -> Result<BodyFacts, RecordError> = match verb {
+        "cancel" => {
+            |body| parse::<CancelBody>(body).map(|cancel| BodyFacts { whose: cancel.from, ..BodyFacts::default() })
+        }
         "events" => |body| parse::<EventsBody>(body).map(|_| BodyFacts::default()),
         "result" => |body| parse::<Record>(body).map(|_| BodyFacts::default()),
         _ => return None,
@@ -37,8 +58,27 @@ pub(crate) fn facts(verb: &str) -> Option<MethodFacts> {
     Some(MethodFacts { kind: Kind::Control, check })
 }
 
-/// What an admitted control message changes.
-pub(crate) fn change(verb: &str, body: &[u8]) -> Change {
+/// What becomes of an admitted control message.
+pub(crate) fn door(node: &Node, admitted: &Admitted, body: &[u8], now: Timestamp) -> Door {
+    let verb = admitted.subject.method.as_str();
+    if verb == "cancel"
+        && let Ok(CancelBody { id, from }) = parse::<CancelBody>(body)
+    {
+        let by = admitted.subject.from.to_string();
+        let from = from.map_or_else(|| by.clone(), |from| from.to_string());
+        return Door::Cancel(Cancel { from, id, by, until: admitted.at.stored_at.plus(node.retention()) });
+    }
+    let change = change(verb, body);
+    let mut reports = done(node, admitted, &Outcome::succeeded(), now);
+    reports.extend(change.reports);
+    Door::Over { state: State::Succeeded, reports, remember: change.remember }
+}
+
+fn done(node: &Node, admitted: &Admitted, outcome: &Outcome, now: Timestamp) -> Vec<Report> {
+    node.terminal(admitted, 1, Times { received: now, started: Some(now), finished: Some(now) }, outcome)
+}
+
+fn change(verb: &str, body: &[u8]) -> Change {
     match verb {
         "events" => match parse::<EventsBody>(body) {
             Ok(events) => Change { remember: vec![(Key::EventsStart, events.start.to_string())], ..Change::default() },
@@ -63,6 +103,57 @@ fn result_line(body: &[u8]) -> Report {
     }
 }
 
+/// The outcome of a try that was broken off: `cancelled` where somebody had asked for that.
+pub(crate) async fn if_cancelled(node: &Node, row: RowId, outcome: Outcome) -> Result<Outcome, JournalError> {
+    let by = node.journal.cancelled_by(row, node.clock.now()).await?;
+    Ok(match by {
+        None => outcome,
+        Some(by) => {
+            let ending = outcome.error.as_ref().map_or("", |error| error.message.as_str());
+            let error = cancel_error(&by, ending.strip_prefix("was stopped: ").unwrap_or(ending));
+            Outcome { state: State::Cancelled, error: Some(error), ..outcome }
+        }
+    })
+}
+
+fn cancel_error(by: &str, what: &str) -> RecordError {
+    RecordError::new(Code::Cancelled, format!("asked for by {by}; {what}"))
+}
+
+impl Words for Node {
+    fn cancelled(&self, message: &Loaded, by: &str, now: Timestamp) -> Vec<Report> {
+        let what = if message.attempt == 0 { "it had not begun" } else { "it waited for its next try" };
+        let outcome = Outcome { state: State::Cancelled, error: Some(cancel_error(by, what)), ..Outcome::succeeded() };
+        self.withdrawal(message, &outcome, now)
+    }
+
+    fn cancel_requested(&self, message: &Loaded, by: &str) -> Vec<Report> {
+        let Ok(admitted) = self.admit(&message.message) else { return Vec::new() };
+        let error = Some(cancel_error(by, "it runs"));
+        let outcome = Outcome { state: State::CancelRequested, error, ..Outcome::succeeded() };
+        let times = Times { received: message.received_at, started: message.started_at, finished: None };
+        vec![self.progress(&admitted, message.attempt, times, &outcome)]
+    }
+
+    fn carried_out(&self, cancel: &StoredMessage, met: &[Met], now: Timestamp) -> Vec<Report> {
+        // It was admitted a moment ago by the same rules.
+        let Ok(admitted) = self.admit(cancel) else { return Vec::new() };
+        let text = if met.is_empty() { "not known here; cancelled when it comes\n".to_owned() } else { told(met) };
+        done(self, &admitted, &Outcome { stdout: Output::whole(text), ..Outcome::succeeded() }, now)
+    }
+}
+
+/// What a cancel met, one line each.
+fn told(met: &[Met]) -> String {
+    let line = |met: &Met| match met {
+        Met::Ended { .. } => "cancelled\n".to_owned(),
+        Met::ToStop { .. } => "runs; being stopped\n".to_owned(),
+        Met::GoesOn => "an event that has begun; not tried again\n".to_owned(),
+        Met::WasOver(state) => format!("no effect: {state} before\n"),
+    };
+    met.iter().map(line).collect()
+}
+
 fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, RecordError> {
     serde_json::from_slice(body)
         .map_err(|e| RecordError::new(Code::BadBody, format!("the body is not what this verb takes: {e}")))
@@ -78,6 +169,12 @@ mod tests {
         assert!((facts("events").unwrap().check)(b"{\"start\":-4}").is_err());
         assert!((facts("result").unwrap().check)(b"nonsense").is_err());
         assert!(facts("explode").is_none());
+        let cancel = facts("cancel").unwrap().check;
+        assert_eq!(cancel(b"{\"id\":\"s4\"}").unwrap().whose, None);
+        assert_eq!(cancel(b"{\"id\":\"a\",\"from\":\"ops\"}").unwrap().whose, Some("ops".parse().unwrap()));
+        for bad in ["{\"id\":4}", "{\"id\":\"a.b\"}", "{}", "{\"id\":\"a\",\"form\":\"ops\"}", "s4"] {
+            assert!(cancel(bad.as_bytes()).is_err(), "{bad}");
+        }
         assert_eq!(change("events", b"{\"start\":4}").remember, vec![(Key::EventsStart, "4".to_owned())]);
     }
 }

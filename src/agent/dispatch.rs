@@ -6,6 +6,7 @@
 //! arrived (intake)   → judge → one commit: taken, and begun where the lane is free → answer intake → workers
 //! over (worker)      → the lane's next head may start
 //! try again (worker) → the lane waits, then its head may start again
+//! gone (worker)      → the head was cancelled meanwhile: the journal tells the lane's head
 //! hold (intake)      → commands wait until the session has caught up
 //! stop               → nothing starts any more; ends when all workers have
 //! ```
@@ -15,9 +16,10 @@
 use super::control;
 use super::node::Node;
 use super::reports::Times;
-use super::worker::{self, Begun};
-use crate::journal::{Arrival, Door, JournalError, Key, Taken};
+use super::worker::{self, Begun, JOURNAL_WAIT, Stops};
+use crate::journal::{Arrival, Door, Full, JournalError, Key, Met, Report, Taken, Words};
 use crate::model::admit::{Admitted, Rejected};
+use crate::model::error_event::Code;
 use crate::model::lanes::{Lanes, RowId};
 use crate::model::message::{Kind, StoredMessage};
 use crate::model::node::{LaneFacts, ProcessFacts};
@@ -25,7 +27,7 @@ use crate::model::record::{By, Outcome};
 use crate::model::state::State;
 use crate::model::subject::LaneKey;
 use crate::model::time::Timestamp;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -45,9 +47,11 @@ pub(crate) enum Event {
     /// The head of a lane is terminal.
     Over { lane: LaneKey, next: Option<RowId> },
     /// The head of a lane is tried again after a while.
-    TryAgain { lane: LaneKey, wait: Duration },
+    TryAgain { lane: LaneKey, row: RowId, wait: Duration },
     /// The wait is over.
-    WaitOver { lane: LaneKey },
+    WaitOver { lane: LaneKey, row: RowId },
+    /// What was thought to be the head of a lane is over already.
+    Gone { lane: LaneKey, row: RowId },
     /// Commands wait, or need not any more.
     Hold(bool),
     /// What is there, for `status`.
@@ -97,6 +101,8 @@ pub(crate) struct Dispatcher {
     events: mpsc::Receiver<Event>,
     handle: Handle,
     workers: TaskTracker,
+    /// What ends the work on the head of a lane.
+    stops: HashMap<LaneKey, (RowId, CancellationToken)>,
     /// Ends running work.
     cut: CancellationToken,
 }
@@ -107,10 +113,13 @@ impl Dispatcher {
         let (sender, events) = mpsc::channel(QUEUE);
         let handle = Handle { events: sender };
         let mut lanes = Lanes::new(node.config.agent.max_running);
+        // Until intake knows whether there is a link: a cancel may be on its way.
+        lanes.hold(true);
         for (key, head, count) in node.journal.open_lanes().await? {
             lanes.push_many(&key, head, count);
         }
-        let dispatcher = Dispatcher { node, lanes, events, handle: handle.clone(), workers: TaskTracker::new(), cut };
+        let (handle_too, workers, stops) = (handle.clone(), TaskTracker::new(), HashMap::new());
+        let dispatcher = Dispatcher { node, lanes, events, handle: handle_too, workers, stops, cut };
         Ok((dispatcher, handle))
     }
 
@@ -145,12 +154,20 @@ impl Dispatcher {
                 // Intake may have given up waiting; then it asks the broker again.
                 drop(answer.send(taken));
             }
-            Event::Over { lane, next } => self.lanes.finished(&lane, next),
-            Event::TryAgain { lane, wait } => {
-                self.lanes.waiting(&lane);
-                self.wait_then_try(lane, wait);
+            Event::Over { lane, next } => {
+                self.stops.remove(&lane);
+                self.lanes.finished(&lane, next);
             }
-            Event::WaitOver { lane } => self.lanes.wait_over(&lane),
+            Event::TryAgain { lane, row, wait } => {
+                self.stops.remove(&lane);
+                self.lanes.waiting(&lane);
+                self.wait_then_try(lane, row, wait);
+            }
+            Event::WaitOver { lane, row } => self.lanes.wait_over(&lane, row),
+            Event::Gone { lane, row } => {
+                self.stops.remove(&lane);
+                self.look_again(lane, row).await;
+            }
             Event::Hold(held) => {
                 tracing::debug!(held, "commands");
                 self.lanes.hold(held);
@@ -159,13 +176,25 @@ impl Dispatcher {
         }
     }
 
-    fn wait_then_try(&self, lane: LaneKey, wait: Duration) {
+    /// Asks the journal what a lane has in it. Nothing of it runs, and nobody but this task adds to it.
+    async fn look_again(&mut self, lane: LaneKey, row: RowId) {
+        match self.node.journal.open_lane(lane.clone()).await {
+            Ok(open) => self.lanes.found(&lane, open),
+            Err(error) => {
+                tracing::error!(%lane, %error, "the journal could not be read; trying again");
+                self.lanes.waiting(&lane);
+                self.wait_then_try(lane, row, JOURNAL_WAIT);
+            }
+        }
+    }
+
+    fn wait_then_try(&self, lane: LaneKey, row: RowId, wait: Duration) {
         let (handle, cut) = (self.handle.clone(), self.cut.clone());
         tokio::spawn(async move {
             tokio::select! {
                 () = cut.cancelled() => {}
                 () = tokio::time::sleep(wait) => {
-                    handle.tell(Event::WaitOver { lane }).await;
+                    handle.tell(Event::WaitOver { lane, row }).await;
                 }
             }
         });
@@ -186,7 +215,8 @@ impl Dispatcher {
                 arrival
             })
             .collect();
-        let taken = self.node.journal.take(arrivals, now).await?;
+        let words: Arc<dyn Words> = Arc::clone(&self.node) as _;
+        let taken = self.node.journal.take(arrivals, now, words).await?;
         for (verdict, taken) in judged.into_iter().zip(taken) {
             self.took(verdict, taken, now);
         }
@@ -205,7 +235,8 @@ impl Dispatcher {
             Err(rejected) => return (self.refused(message, *rejected, now), Judged::Over),
         };
         if admitted.subject.kind == Kind::Control {
-            return (self.control(message, admitted, now), Judged::Control);
+            let door = control::door(&self.node, &admitted, &message.body, now);
+            return (self.arrival(message, &admitted, door, now), Judged::Control);
         }
         let lane = admitted.subject.lane_key();
         let is_free = self.lanes.is_empty_lane(&lane) && lanes_here.insert(lane.clone());
@@ -238,9 +269,23 @@ impl Dispatcher {
             from: admitted.subject.from.to_string(),
             kind: Some(admitted.subject.kind),
             message,
+            name: admitted.subject.lane.as_ref().map_or_else(
+                || admitted.subject.method.to_string(),
+                |lane| format!("{}.{lane}", admitted.subject.method),
+            ),
             door,
             if_copy: Box::new(move |first| vec![node.copy(record, first)]),
+            if_full: self.if_full(admitted, now),
         }
+    }
+
+    fn if_full(&self, admitted: &Admitted, now: Timestamp) -> Box<dyn FnOnce(Full) -> Vec<Report> + Send> {
+        let (node, admitted) = (Arc::clone(&self.node), admitted.clone());
+        Box::new(move |full| {
+            let times = Times { received: now, started: None, finished: Some(now) };
+            let outcome = Outcome::ended(State::Refused, Code::LaneFull, full.to_string());
+            node.terminal(&admitted, 0, times, &outcome)
+        })
     }
 
     fn refused(&self, message: StoredMessage, rejected: Rejected, now: Timestamp) -> Arrival {
@@ -251,19 +296,13 @@ impl Dispatcher {
             id: rejected.id,
             from: rejected.from,
             kind: rejected.kind,
+            name: rejected.method,
             message,
             door: Door::Over { state: State::Refused, reports, remember: Vec::new() },
             if_copy: Box::new(move |first| vec![node.copy(record, first)]),
+            // It does not wait.
+            if_full: Box::new(|_| Vec::new()),
         }
-    }
-
-    fn control(&self, message: StoredMessage, admitted: Admitted, now: Timestamp) -> Arrival {
-        let change = control::change(admitted.subject.method.as_str(), &message.body);
-        let times = Times { received: now, started: Some(now), finished: Some(now) };
-        let mut reports = self.node.terminal(&admitted, 1, times, &Outcome::succeeded());
-        reports.extend(change.reports);
-        let door = Door::Over { state: State::Succeeded, reports, remember: change.remember };
-        self.arrival(message, &admitted, door, now)
     }
 
     fn took(&mut self, verdict: Judged, taken: Taken, now: Timestamp) {
@@ -275,16 +314,33 @@ impl Dispatcher {
                     self.spawn(lane, row, Some(Begun { started_at: now, ..*begun }));
                 }
             }
-            (Judged::Control, _) => {
+            (Judged::Control, taken) => {
+                if let Taken::CarriedOut(met) = taken {
+                    met.into_iter().for_each(|met| self.met(met));
+                }
                 self.node.wakes.ring(crate::journal::Class::Ack);
                 self.node.wakes.ring(crate::journal::Class::Result);
                 self.node.wakes.events.notify_one();
             }
-            (Judged::Over, _) | (_, Taken::Copy(_)) => {
+            (Judged::Over, _)
+            | (_, Taken::Copy(_) | Taken::Cancelled(_) | Taken::CarriedOut(_) | Taken::Refused(_)) => {
                 self.node.wakes.ring(crate::journal::Class::Ack);
                 self.node.wakes.ring(crate::journal::Class::Error);
             }
             (Judged::Queued { .. }, Taken::Known) => {}
+        }
+    }
+
+    /// What follows from a cancel outside the journal.
+    fn met(&mut self, met: Met) {
+        match met {
+            Met::Ended { row, lane, next } => self.lanes.withdrawn(&lane, row, next),
+            Met::ToStop { row, lane } => {
+                if let Some((_, stop)) = self.stops.get(&lane).filter(|(running, _)| *running == row) {
+                    stop.cancel();
+                }
+            }
+            Met::GoesOn | Met::WasOver(_) => {}
         }
     }
 
@@ -294,11 +350,13 @@ impl Dispatcher {
         }
     }
 
-    fn spawn(&self, lane: LaneKey, row: RowId, begun: Option<Begun>) {
-        let (node, handle, cut) = (Arc::clone(&self.node), self.handle.clone(), self.cut.child_token());
+    fn spawn(&mut self, lane: LaneKey, row: RowId, begun: Option<Begun>) {
+        let (node, handle, stop) = (Arc::clone(&self.node), self.handle.clone(), self.cut.child_token());
+        self.stops.insert(lane.clone(), (row, stop.clone()));
+        let stops = Stops { stop, cut: self.cut.clone() };
         self.workers.spawn(async move {
-            let end = worker::work(node, &lane, row, begun, cut).await;
-            handle.tell(end.into_event(lane)).await;
+            let end = worker::work(node, &lane, row, begun, &stops).await;
+            handle.tell(end.into_event(lane, row)).await;
         });
     }
 

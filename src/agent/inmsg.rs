@@ -123,7 +123,10 @@ async fn accept(node: &Node, files: &Files, content: &Content, reports: Vec<Repo
         tracing::info!(messages = count, "inmsg.txt taken");
         node.wakes.ring(Class::Message);
     }
-    remove(&files.error)?;
+    // As long as a bad file is kept, so is its reason.
+    if !files.bad.exists() {
+        remove(&files.error)?;
+    }
     remove(&files.claimed)
 }
 

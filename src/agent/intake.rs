@@ -8,10 +8,12 @@
 //! ```
 //!
 //! Owns catch-up: no command stored before a session starts to run until the session has reached its end (PROTOCOL §2).
+//! It holds from before the session is asked for, and at the agent's start until it is clear that there is no link.
 
 use super::contact;
 use super::dispatch::{self, Event, Handle};
 use super::node::Node;
+use super::upkeep;
 use crate::broker::{Batch, BrokerError, Found, Resume, Session, SessionError, Start};
 use crate::journal::{JournalError, Key};
 use crate::model::error_event::{Code, Severity};
@@ -36,6 +38,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The same on a slow link: what was too short grows up to this.
 const MOST_PATIENCE: Duration = Duration::from_secs(8);
 
+/// How long commands wait at the agent's start for the link: a cancel that was sent while the agent was away finds those
+/// queued on the node, too. Without a link by then the node goes on with what it has.
+const LINK_WAIT: Duration = Duration::from_secs(1);
+
 /// Takes messages until `stop`.
 pub(crate) async fn run(node: Arc<Node>, dispatcher: Handle, stop: CancellationToken) {
     tokio::select! {
@@ -48,7 +54,7 @@ pub(crate) async fn run(node: Arc<Node>, dispatcher: Handle, stop: CancellationT
 /// Takes while this journal is the node and this run holds its name; where it is another's, asks in again.
 async fn take_both(node: &Arc<Node>, dispatcher: &Handle) {
     loop {
-        let spec = first_contact(node).await;
+        let spec = first_spec(node, dispatcher).await;
         if let Some(seconds) = spec.retention_s {
             node.set_retention(Duration::from_secs(seconds));
         }
@@ -67,6 +73,17 @@ async fn take_both(node: &Arc<Node>, dispatcher: &Handle) {
     }
 }
 
+/// First contact; commands, which the dispatcher holds from its start, are let go where that takes long.
+async fn first_spec(node: &Node, dispatcher: &Handle) -> Spec {
+    let contact = first_contact(node);
+    tokio::pin!(contact);
+    if let Ok(spec) = tokio::time::timeout(LINK_WAIT, &mut contact).await {
+        return spec;
+    }
+    dispatcher.tell(Event::Hold(false)).await;
+    contact.await
+}
+
 async fn first_contact(node: &Node) -> Spec {
     let mut backoff = session_backoff();
     loop {
@@ -78,10 +95,11 @@ async fn first_contact(node: &Node) -> Spec {
         match contact.await {
             Ok(spec) => return spec,
             Err(error) => {
-                if matches!(error, BrokerError::Options(_)) {
-                    tracing::error!(%error, "no contact");
-                } else {
-                    tracing::debug!(%error, "no contact yet");
+                match error {
+                    BrokerError::Options(_) | BrokerError::Denied { .. } | BrokerError::DeniedInbox { .. } => {
+                        tracing::error!(%error, "no contact");
+                    }
+                    error => tracing::debug!(%error, "no contact yet"),
                 }
                 tokio::time::sleep(backoff.next_wait()).await;
             }
@@ -138,6 +156,8 @@ async fn take(node: &Arc<Node>, dispatcher: &Handle, stream: StreamKind, start: 
             }
             // This ends all sessions of this run.
             Ended::NotOurs => node.lease.let_go(),
+            // The journal has said so itself.
+            Ended::Journal(error) if error.may_heal() => tracing::debug!(?stream, %error, "session"),
             error => tracing::warn!(?stream, %error, "session"),
         }
         tokio::time::sleep(pace.backoff.next_wait()).await;
@@ -189,19 +209,29 @@ async fn one_session(
     start: StreamSeq,
     pace: &mut Pace,
 ) -> Result<Never, Ended> {
+    let mut catch_up = CatchUp::begin(dispatcher, stream).await;
     // While the link was down, the hub may have given the name to another journal, or a copy of this one taken it.
     if !contact::is_ours(node).await.map_err(SessionError::from)? {
         return Err(Ended::NotOurs);
     }
     let resume = resume(node, stream, start, pace.patience).await?;
-    let opening = Instant::now();
-    let (mut session, begun) = Session::open(&node.broker, &node.name, stream, &resume).await?;
-    pace.begun(opening.elapsed());
+    let began = Instant::now();
+    let opening = Session::open(&node.broker, &node.name, stream, &resume);
+    tokio::pin!(opening);
+    let opened = tokio::select! {
+        opened = &mut opening => opened,
+        () = catch_up.over() => {
+            catch_up.end(dispatcher).await;
+            opening.await
+        }
+    };
+    let (mut session, begun) = opened?;
+    pace.begun(began.elapsed());
     tracing::debug!(?stream, found = ?begun.found, caught_up = begun.is_caught_up, "session");
     keep_time(node, begun.broker_time).await?;
     node.journal.set_meta(created_key(stream), &begun.created).await?;
     tell_found(node, stream, &begun).await?;
-    let mut catch_up = CatchUp::begin(dispatcher, stream, &begun).await;
+    catch_up.opened(dispatcher, &begun).await;
     loop {
         let batch = tokio::select! {
             batch = session.next() => batch?,
@@ -257,10 +287,12 @@ async fn keep(node: &Node, dispatcher: &Handle, batch: &Batch, found: Found) -> 
 async fn tell_found(node: &Node, stream: StreamKind, begun: &Start) -> Result<(), JournalError> {
     if let Found::Changed { .. } = begun.found {
         let text = format!(
-            "{} is not the stream that the journal knows; read again from this node's start",
+            "the last message taken is not in {} where it was; read again from this node's start",
             node.names.stream(stream)
         );
         node.report(vec![node.error_report(&node.event(Severity::Error, Code::StreamChanged, &text))]).await?;
+        // Nothing is known to be the same: the records may be gone with the messages.
+        upkeep::republish_after(node, stream, StreamSeq(0)).await?;
     }
     Ok(())
 }
@@ -268,16 +300,25 @@ async fn tell_found(node: &Node, stream: StreamKind, begun: &Start) -> Result<()
 /// Commands are held back until the session has seen its end, or for [`CATCH_UP`] at most.
 struct CatchUp {
     until: Option<Instant>,
-    began: Timestamp,
+    /// The broker's time when the session began: what was stored later is no backlog.
+    began: Option<Timestamp>,
 }
 
 impl CatchUp {
-    async fn begin(dispatcher: &Handle, stream: StreamKind, start: &Start) -> CatchUp {
-        let holds = stream == StreamKind::Commands && !start.is_caught_up;
-        if stream == StreamKind::Commands {
-            dispatcher.tell(Event::Hold(holds)).await;
+    /// Holds commands, before the session is asked for.
+    async fn begin(dispatcher: &Handle, stream: StreamKind) -> CatchUp {
+        let holds = stream == StreamKind::Commands;
+        if holds {
+            dispatcher.tell(Event::Hold(true)).await;
         }
-        CatchUp { until: holds.then(|| Instant::now() + CATCH_UP), began: start.broker_time }
+        CatchUp { until: holds.then(|| Instant::now() + CATCH_UP), began: None }
+    }
+
+    async fn opened(&mut self, dispatcher: &Handle, start: &Start) {
+        self.began = Some(start.broker_time);
+        if start.is_caught_up && self.until.is_some() {
+            self.end(dispatcher).await;
+        }
     }
 
     /// Waits until the hold has lasted long enough.
@@ -290,7 +331,9 @@ impl CatchUp {
 
     async fn saw(&mut self, dispatcher: &Handle, batch: &Batch) {
         let newest = batch.messages.last().map(|message| message.at.stored_at);
-        if self.until.is_some() && (batch.pending == 0 || newest.is_some_and(|at| at > self.began)) {
+        if self.until.is_some()
+            && (batch.pending == 0 || newest.is_some_and(|at| self.began.is_some_and(|began| at > began)))
+        {
             self.end(dispatcher).await;
         }
     }

@@ -19,6 +19,7 @@ mod recover;
 mod reports;
 mod results;
 mod status;
+mod upkeep;
 mod worker;
 
 use crate::broker::{Access, Broker, BrokerError, ConnectOptions};
@@ -91,6 +92,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce() + Send) -> Result<Ended, AgentError> {
     let node = Arc::new(open(options).await?);
     tracing::info!(node = %node.name, journal = %node.journal.id(), state_dir = %node.journal.folder().display(), "agent");
+    upkeep::tell_replaced(&node).await?;
     recover::run(&node).await?;
     // Four things end in turn: intake and starting (`stop`), running work (`cut`), then publishing (`leave`).
     let (cut, leave) = (CancellationToken::new(), CancellationToken::new());
@@ -100,7 +102,9 @@ pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce()
     parts.add("outbox of error events", outbox::run(Arc::clone(&node), Class::Error, leave.clone()));
     parts.add("outbox of messages", outbox::run(Arc::clone(&node), Class::Message, leave.clone()));
     parts.add("results", results::run(Arc::clone(&node), leave.clone()));
+    parts.add("connection to the broker", connection(Arc::clone(&node), leave.clone()));
     parts.add("status", status::run(Arc::clone(&node), handle.clone(), leave.clone()));
+    parts.add("upkeep", upkeep::run(Arc::clone(&node), leave.clone()));
     parts.add("inmsg.txt", inmsg::run(Arc::clone(&node), leave.clone()));
     parts.add("intake", intake::run(Arc::clone(&node), handle, stop.clone()));
     let dispatching = tokio::spawn(dispatcher.run(stop.clone()));
@@ -109,7 +113,13 @@ pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce()
         // Intake ends on `stop`, too: that is no failure.
         biased;
         () = stop.cancelled() => None,
-        part = parts.failed() => Some(part),
+        reason = node.journal.damaged() => {
+            // Nothing more can be kept: the next start makes a new journal and says so.
+            node.journal.note_damage(&reason);
+            cut.cancel();
+            Some(JournalError::Damaged(reason).into())
+        }
+        part = parts.failed() => Some(AgentError::Part(part)),
     };
     stop.cancel();
     end_work(&node, dispatching, &cut).await;
@@ -117,11 +127,19 @@ pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce()
     parts.end().await;
     outbox::drain(&node, DRAIN).await;
     match failed {
-        Some(part) => Err(AgentError::Part(part)),
+        Some(error) => Err(error),
         None => {
             status::stopped(node).await;
             Ok(Ended::Stopped)
         }
+    }
+}
+
+/// Ends when the client has ended for good: nothing would come or go any more, only a new start helps.
+async fn connection(node: Arc<Node>, leave: CancellationToken) {
+    tokio::select! {
+        () = leave.cancelled() => {}
+        () = node.broker.closed() => tracing::error!("the connection to the broker has ended for good"),
     }
 }
 
@@ -145,7 +163,7 @@ async fn open(options: Options) -> Result<Node, AgentError> {
     let journal = {
         let (folder, node) = (state_dir.clone(), node.clone());
         let opened = tokio::task::spawn_blocking(move || Journal::open(&folder, &node, boot_id())).await;
-        opened.map_err(|_| JournalError::Closed)??.journal
+        opened.map_err(|_| JournalError::Closed)??.journal.with_space(config.agent.journal_bytes)
     };
     let run_dir = state_dir.join("run");
     fresh_run_dir(&run_dir).map_err(|source| AgentError::Folder { path: run_dir, source })?;

@@ -52,6 +52,8 @@ pub(crate) struct Wakes {
     pub(crate) events: Notify,
     /// `status` should be written now.
     pub(crate) status: Notify,
+    /// Records are to be published once more.
+    pub(crate) republish: Notify,
 }
 
 impl Wakes {
@@ -125,8 +127,12 @@ impl Node {
     }
 
     fn defaults(&self) -> Defaults {
-        let retention = *self.retention.read().unwrap_or_else(PoisonError::into_inner);
-        Defaults { timeouts: self.config.agent.timeouts.clone(), retention }
+        Defaults { timeouts: self.config.agent.timeouts.clone(), retention: self.retention() }
+    }
+
+    /// How long the streams keep messages.
+    pub(crate) fn retention(&self) -> Duration {
+        *self.retention.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long the streams keep messages, as `spec` tells.

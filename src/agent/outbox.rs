@@ -11,13 +11,15 @@ use super::reports::subject_of;
 use crate::broker::{Outgoing, PublishError};
 use crate::journal::{Class, Entry, EntryId, JournalError, Report};
 use crate::model::error_event::{Code, Severity};
-use crate::model::header::{RawHeaders, names};
+use crate::model::header::names;
+use crate::model::id::MessageId;
 use crate::model::jitter::Backoff;
-use crate::model::record::{By, Outcome, Record};
+use crate::model::record::{By, Record, RecordError};
 use crate::model::subject::{RecordClass, RecordStream};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Entries that are under way at once.
@@ -29,21 +31,32 @@ const WINDOW_BYTES: usize = 4 << 20;
 /// How long the broker may take to say that an entry is stored.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often it is said that records are refused.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(3600);
+
 /// What became of one entry.
 enum Fate {
     /// It is stored, or need not be.
     Done,
     /// It can never be stored as it is.
     Park { reason: String, instead: Vec<Report> },
+    /// The broker has said that this node may not publish there.
+    Denied,
     /// Try again later.
     Later,
 }
 
 /// Publishes one class until `stop`.
 pub(crate) async fn run(node: Arc<Node>, class: Class, stop: CancellationToken) {
-    let mut outbox = Outbox { node, class, done_up_to: EntryId(0), backoff: fresh_backoff() };
+    let mut outbox = Outbox::new(node, class);
     loop {
-        let wait = match outbox.pass().await {
+        let passed = tokio::select! {
+            biased;
+            // Also while the link is down. What is cut off under way is sent again, which the broker sees through.
+            () = stop.cancelled() => return,
+            passed = outbox.pass() => passed,
+        };
+        let wait = match passed {
             Ok(Passed::Empty) => None,
             Ok(Passed::Some) => continue,
             Ok(Passed::Later) => Some(outbox.backoff.next_wait()),
@@ -65,12 +78,13 @@ pub(crate) async fn run(node: Arc<Node>, class: Class, stop: CancellationToken) 
 /// can.
 pub(crate) async fn drain(node: &Arc<Node>, within: Duration) {
     if !node.broker.link().borrow().up {
+        tracing::info!("no link; what is still to be said leaves at the next start");
         return;
     }
     let drained = Class::PUBLISHED.map(|class| {
         let node = Arc::clone(node);
         async move {
-            let mut outbox = Outbox { node, class, done_up_to: EntryId(0), backoff: fresh_backoff() };
+            let mut outbox = Outbox::new(node, class);
             while let Ok(Passed::Some) = outbox.pass().await {}
         }
     });
@@ -79,16 +93,41 @@ pub(crate) async fn drain(node: &Arc<Node>, within: Duration) {
     }
 }
 
-fn fresh_backoff() -> Backoff {
-    Backoff::new(Duration::from_millis(100), Duration::from_secs(5))
-}
-
 struct Outbox {
     node: Arc<Node>,
     class: Class,
     /// Entries up to this one are done; their rows go with some later commit.
     done_up_to: EntryId,
     backoff: Backoff,
+    /// When it was last said that records are refused.
+    complained: Option<Instant>,
+    /// The journal's failures as they were when it was last seen empty.
+    failures: u64,
+}
+
+impl Outbox {
+    fn new(node: Arc<Node>, class: Class) -> Outbox {
+        Outbox {
+            node,
+            class,
+            done_up_to: EntryId(0),
+            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
+            complained: None,
+            failures: 0,
+        }
+    }
+
+    /// This node has no right to publish a record of its own: it waits until somebody mends that, which is said.
+    async fn denied(&mut self, subject: &str) -> Result<(), JournalError> {
+        if self.complained.is_some_and(|at| at.elapsed() < COMPLAIN_EVERY) {
+            return Ok(());
+        }
+        self.complained = Some(Instant::now());
+        tracing::error!(subject, "no right to publish; trying again until there is");
+        let text = format!("the broker does not let this node publish to {subject}; records wait in its journal");
+        let event = self.node.event(Severity::Error, Code::Permission, &text);
+        self.node.report(vec![self.node.error_report(&event)]).await
+    }
 }
 
 enum Passed {
@@ -105,6 +144,11 @@ impl Outbox {
     async fn pass(&mut self) -> Result<Passed, JournalError> {
         let entries = self.node.journal.outbox(self.class, self.done_up_to, WINDOW, WINDOW_BYTES).await?;
         if entries.is_empty() {
+            // What a failing disk kept from being removed goes now.
+            let failures = self.node.journal.failures();
+            if std::mem::replace(&mut self.failures, failures) != failures {
+                self.node.journal.published(self.class, self.done_up_to, Vec::new()).await?;
+            }
             return Ok(Passed::Empty);
         }
         if self.node.broker.wait_up().await.is_err() {
@@ -123,13 +167,17 @@ impl Outbox {
                     self.node.wakes.ring(Class::Ack);
                     self.node.wakes.ring(Class::Error);
                 }
+                Fate::Denied => {
+                    in_order = false;
+                    self.denied(&entry.report.subject).await?;
+                }
                 Fate::Later => in_order = false,
             }
             if in_order {
                 self.done_up_to = entry.id;
             }
         }
-        self.node.journal.published(done).await?;
+        self.node.journal.published(self.class, self.done_up_to, done).await?;
         if in_order {
             self.backoff.reset();
             return Ok(Passed::Some);
@@ -148,6 +196,9 @@ async fn send(node: &Node, entry: &Entry) -> Fate {
     match error {
         PublishError::WrongLast => already_there(node, &entry.report).await,
         error if error.is_final() => park(node, *class, &entry.report, &error),
+        // Nobody has granted this node to send there. Records are the node's own right: those wait until it is put right.
+        error @ PublishError::Denied { .. } if *class == Class::Message => park(node, *class, &entry.report, &error),
+        PublishError::Denied { .. } => Fate::Denied,
         error => {
             tracing::debug!(subject, %error, "not stored yet");
             Fate::Later
@@ -201,33 +252,23 @@ fn park(node: &Node, class: Class, report: &Report, error: &PublishError) -> Fat
     let text = format!("{} ({} bytes) cannot be published: {reason}", report.subject, report.body.len());
     let mut instead = Vec::new();
     if class != Class::Error {
-        instead.push(node.error_report(&node.event(Severity::Error, Code::OutboxParked, &text)));
+        let mut event = node.event(Severity::Error, Code::OutboxParked, &text);
+        event.msg_id = report.headers.get(names::ID).and_then(|id| MessageId::given(id).ok());
+        instead.push(node.error_report(&event));
     }
     if class == Class::Ack
         && let Ok(record) = serde_json::from_slice::<Record>(&report.body)
-        && (record.stdout_bytes > 0 || record.stderr_bytes > 0)
+        && let small = smallest(record).encode()
+        && small.len() < report.body.len()
     {
-        instead.push(smallest(report, record));
+        instead.push(Report { body: Bytes::from(small), ..report.clone() });
     }
     Fate::Park { reason, instead }
 }
 
-fn smallest(report: &Report, record: Record) -> Report {
-    let outcome = Outcome {
-        state: record.state,
-        exit_code: record.exit_code,
-        signal: record.signal,
-        error: record.error.clone(),
-        ..Outcome::succeeded()
-    };
-    let (stdout_bytes, stderr_bytes) = (record.stdout_bytes, record.stderr_bytes);
-    let mut small = record;
-    small.set_outcome(&outcome);
-    small.truncated = true;
-    (small.stdout_bytes, small.stderr_bytes) = (stdout_bytes, stderr_bytes);
-    let mut headers: RawHeaders = small.headers();
-    if let Some(expected) = report.headers.get(names::EXPECTED_LAST_SUBJECT_SEQ) {
-        headers.push(names::EXPECTED_LAST_SUBJECT_SEQ, expected);
-    }
-    Report { class: Class::Ack, subject: report.subject.clone(), headers, body: Bytes::from(small.encode()) }
+/// A record without its output, and with the beginning of its error text alone.
+fn smallest(record: Record) -> Record {
+    let cut = |error: RecordError| RecordError { message: error.message.chars().take(100).collect(), ..error };
+    let small = record.without_output();
+    Record { error: small.error.clone().map(cut), ..small }
 }

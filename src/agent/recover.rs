@@ -2,8 +2,9 @@
 //!
 //! Until commands run outside the agent, such a run is ended here: its processes are killed, known by what the journal
 //! noted and by the marker in their environment. A command ends `interrupted`, an event runs again, unless its
-//! `Fleet-On-Crash` says otherwise.
+//! `Fleet-On-Crash` says otherwise; what was to be stopped for a cancel ends `cancelled`.
 
+use super::control;
 use super::node::Node;
 use super::reports::Times;
 use super::worker::{broken_off, run_marker};
@@ -36,12 +37,13 @@ async fn settle(node: &Node, held: &HeldRun) -> Result<(), JournalError> {
     let loaded = node.journal.load(held.row).await?;
     let now = node.clock.now();
     let outcome = broken_off("the agent ended while it ran; it may have done part of its work");
+    let outcome = control::if_cancelled(node, held.row, outcome).await?;
     match node.admit(&loaded.message) {
-        Ok(message) if message.settings.on_crash == OnCrash::Rerun => {
-            node.journal.try_again(held.row, Vec::new()).await
+        Ok(message) if message.settings.on_crash == OnCrash::Rerun && outcome.state == State::Interrupted => {
+            node.journal.try_again(held.row, Vec::new(), now).await.map(drop)
         }
         Ok(message) => {
-            let times = Times { received: loaded.received_at, started: None, finished: Some(now) };
+            let times = Times { received: loaded.received_at, started: held.started_at, finished: Some(now) };
             let reports = node.terminal(&message, held.attempt, times, &outcome);
             node.journal.finish(held.row, Ended { state: outcome.state, reports }, now).await.map(drop)
         }

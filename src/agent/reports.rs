@@ -3,11 +3,12 @@
 //! Owns their subjects and headers. Never writes to the journal.
 
 use super::node::Node;
-use crate::journal::{Class, Report};
+use crate::journal::{Again, Class, Finished, Loaded, Report};
 use crate::model::admit::{Admitted, Rejected};
 use crate::model::error_event::{Code, ErrorEvent, Severity};
 use crate::model::header::names;
 use crate::model::id::MsgRef;
+use crate::model::message::Kind;
 use crate::model::record::{By, DuplicateOf, Outcome, Record};
 use crate::model::state::State;
 use crate::model::subject::{RecordClass, RecordSubject};
@@ -50,6 +51,21 @@ impl Node {
         vec![self.record(RecordClass::Ack, record, &outcome), self.error_report(&event)]
     }
 
+    /// The terminal record of a message that ended `cancelled` without running, or without running again.
+    pub(crate) fn withdrawal(&self, message: &Loaded, outcome: &Outcome, now: Timestamp) -> Vec<Report> {
+        let (attempt, started) = (message.attempt, message.started_at);
+        let times = Times { received: message.received_at, started, finished: Some(now) };
+        match self.admit(&message.message) {
+            Ok(admitted) => self.terminal(&admitted, attempt, times, outcome),
+            // The rules have changed since it was taken; it is over all the same.
+            Err(rejected) => {
+                let record = rejected.record(&self.names, self.name.as_str(), outcome.state, By::Node);
+                let record = Record { attempt, ..self.timed(record, times) };
+                vec![self.record(RecordClass::Ack, record, outcome)]
+            }
+        }
+    }
+
     /// What is said about a copy of a message that is known.
     pub(crate) fn copy(&self, mut record: Record, first: MsgRef) -> Report {
         record.state = State::Duplicate;
@@ -66,6 +82,7 @@ impl Node {
             State::Failed if error.code == Code::Panicked => Code::Panicked,
             State::Failed => Code::Failed,
             State::TimedOut => Code::TimedOut,
+            State::Refused if error.code == Code::LaneFull => Code::LaneFull,
             State::Refused => Code::Refused,
             State::Expired => Code::Expired,
             State::Interrupted => Code::Interrupted,
@@ -93,14 +110,47 @@ impl Node {
 
     /// A record of this message with everything but the outcome in it.
     pub(crate) fn filled(&self, message: &Admitted, attempt: u32, times: Times, state: State) -> Record {
+        Record { attempt, ..self.timed(message.record(&self.names, &self.name, state), times) }
+    }
+
+    fn timed(&self, record: Record, times: Times) -> Record {
         Record {
-            attempt,
             received_at: Some(times.received),
             started_at: times.started,
             finished_at: times.finished,
             journal: Some(self.journal.id()),
-            ..message.record(&self.names, &self.name, state)
+            ..record
         }
+    }
+
+    /// The terminal record of a message that was over long ago, once more.
+    pub(crate) fn again(&self, finished: Finished) -> Option<Report> {
+        let (subject, record, body) = match finished.record {
+            Again::Kept { subject, body } => (subject, serde_json::from_slice::<Record>(&body).ok()?, body),
+            Again::Row { id, from, name, state, attempt, times } => {
+                let stream = self.names.stream(finished.at.stream);
+                let (method, lane) = match name.split_once('.') {
+                    Some((method, lane)) => (method.to_owned(), Some(lane.to_owned())),
+                    None => (name, None),
+                };
+                let record = Record {
+                    from,
+                    kind: Some(Kind::Event),
+                    method,
+                    lane,
+                    attempt,
+                    received_at: Some(times.0),
+                    started_at: times.1,
+                    finished_at: times.2,
+                    journal: Some(self.journal.id()),
+                    ..Record::bare(id, finished.at, stream, self.name.as_str(), state, By::Node)
+                };
+                let body = Bytes::from(record.encode());
+                (self.names.record(RecordClass::Ack, &subject_of(&record)), record, body)
+            }
+        };
+        let headers = record.headers().with(names::EXPECTED_LAST_SUBJECT_SEQ, "0");
+        Some(Report { class: Class::Ack, subject, headers, body })
     }
 
     fn record(&self, class: RecordClass, mut record: Record, outcome: &Outcome) -> Report {

@@ -4,7 +4,7 @@
 //! over the one before; where another run of this journal has written, this one lets go, says so, and stands back until the
 //! other is silent.
 
-use super::dispatch::{Facts, Handle};
+use super::dispatch::{Event, Facts, Handle};
 use super::lease::{self, Claim, Kept};
 use super::node::Node;
 use crate::broker::{BrokerError, Outgoing, PublishError};
@@ -101,7 +101,11 @@ impl Writer {
             match self.try_claim(dispatcher).await {
                 Ok(()) => return,
                 Err(Unwritten::Overtaken) => {}
-                Err(error) => tracing::debug!(%error, "no status yet"),
+                Err(error) => {
+                    tracing::debug!(%error, "no status yet");
+                    // The broker is in trouble, not the name: the node goes on with what it has.
+                    dispatcher.tell(Event::Hold(false)).await;
+                }
             }
             tokio::time::sleep(backoff.next_wait()).await;
         }
@@ -195,8 +199,14 @@ impl Writer {
     /// Writes a status over this one; its beat and run are in the journal first.
     async fn write(&self, last: Last, facts: Facts, stopped: bool) -> Result<u64, Unwritten> {
         let kept = Kept { beat: self.kept().await?.beat + 1, run: Some(self.node.run), before: last.run };
-        self.node.journal.set_meta(Key::Beat, kept).await?;
-        let body = serde_json::to_vec(&self.status(kept.beat, facts, stopped).await?)?;
+        let (beat, journal_error) = match self.node.journal.set_meta(Key::Beat, kept).await {
+            Ok(()) => (kept.beat, None),
+            // Said as long as it lasts; the number stays, since it must be kept before it is used.
+            Err(error) if error.may_heal() => (kept.beat - 1, Some(error.to_string())),
+            Err(error) => return Err(error.into()),
+        };
+        let status = Status { journal_error, ..self.status(beat, facts, stopped).await? };
+        let body = serde_json::to_vec(&status)?;
         let subject = self.node.names.node_key(NodeKey::Status, self.node.name.as_str());
         let message = Outgoing::new(subject, body).expecting_last(last.revision);
         match self.node.broker.publish(&message, WITHIN).await {
@@ -238,6 +248,7 @@ impl Writer {
             lanes: Some(with_heads(node, lanes).await?),
             journal_rows: Some(node.journal.row_count().await?),
             outbox: Some(node.journal.outbox_len().await?),
+            journal_error: None,
             clock_offset_ms: Some(node.clock.offset() / 1_000_000),
             insecure: Some(node.config.insecure && !node.config.has_credentials()),
         })

@@ -4,6 +4,7 @@
 //! A handler that panics or hangs ends its own try and nothing else. Never publishes: what is to be said goes into the
 //! journal with the step that it is about.
 
+use super::control;
 use super::dispatch::Event;
 use super::node::Node;
 use super::reports::Times;
@@ -12,6 +13,7 @@ use crate::methods::{Context, Handler, KILL_GRACE, NodeFacts, ProcessLog, Work};
 use crate::model::admit::Admitted;
 use crate::model::error_event::Code;
 use crate::model::header::OnCrash;
+use crate::model::jitter::Backoff;
 use crate::model::lanes::RowId;
 use crate::model::process::Started;
 use crate::model::record::{Outcome, RecordError};
@@ -31,6 +33,9 @@ const TELL_AFTER: Duration = Duration::from_secs(1);
 /// What a process may take beyond its timeout: TERM, grace, KILL, and the last output.
 const KILL_MARGIN: Duration = Duration::from_secs(10);
 
+/// How long a lane waits whose head's step could not be kept.
+pub(crate) const JOURNAL_WAIT: Duration = Duration::from_secs(5);
+
 /// A message whose try has begun; durable.
 #[derive(Debug, Clone)]
 pub(crate) struct Begun {
@@ -47,50 +52,81 @@ pub(crate) enum End {
     Over { next: Option<RowId> },
     /// Another try follows.
     TryAgain { wait: Duration },
+    /// The message was over already when its turn came: cancelled.
+    Gone,
 }
 
 impl End {
     /// As the dispatcher is told.
-    pub(crate) fn into_event(self, lane: LaneKey) -> Event {
+    pub(crate) fn into_event(self, lane: LaneKey, row: RowId) -> Event {
         match self {
             End::Over { next } => Event::Over { lane, next },
-            End::TryAgain { wait } => Event::TryAgain { lane, wait },
+            End::TryAgain { wait } => Event::TryAgain { lane, row, wait },
+            End::Gone => Event::Gone { lane, row },
         }
     }
 }
 
-/// Works on the head of a lane. `begun` where its try began when it was taken.
-pub(crate) async fn work(
-    node: Arc<Node>,
-    lane: &LaneKey,
-    row: RowId,
-    begun: Option<Begun>,
-    cut: CancellationToken,
-) -> End {
+/// What ends a worker early.
+pub(crate) struct Stops {
+    /// Ends the run: a cancel, or the agent leaving.
+    pub(crate) stop: CancellationToken,
+    /// The agent leaves: nothing is waited for any more.
+    pub(crate) cut: CancellationToken,
+}
+
+/// Works on the head of a lane. `begun` where its try began when it was taken. `stop` ends the try early: a cancel, or
+/// the agent stopping; the journal knows which.
+pub(crate) async fn work(node: Arc<Node>, lane: &LaneKey, row: RowId, begun: Option<Begun>, stops: &Stops) -> End {
     let begun = match begun {
         Some(begun) => begun,
         None => match begin(&node, row).await {
             Ok(Ok(begun)) => begun,
-            Ok(Err(next)) => return End::Over { next },
+            Ok(Err(end)) => return end,
             Err(error) => return lost(lane, row, &error),
         },
     };
-    let outcome = try_once(&node, row, &begun, &cut).await;
-    match settle(&node, row, &begun, outcome).await {
+    let outcome = try_once(&node, row, &begun, &stops.stop).await;
+    match settle_at_last(&node, row, &begun, outcome, &stops.cut).await {
         Ok(end) => end,
         Err(error) => lost(lane, row, &error),
     }
 }
 
+/// Settles, again and again where the journal cannot be written: what has run must not be forgotten, nor run twice.
+async fn settle_at_last(
+    node: &Node,
+    row: RowId,
+    begun: &Begun,
+    outcome: Outcome,
+    cut: &CancellationToken,
+) -> Result<End, JournalError> {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    loop {
+        match settle(node, row, begun, outcome.clone()).await {
+            Err(error) if error.may_heal() && !cut.is_cancelled() => tokio::select! {
+                biased;
+                () = cut.cancelled() => {}
+                () = tokio::time::sleep(backoff.next_wait()) => {}
+            },
+            settled => return settled,
+        }
+    }
+}
+
 /// The journal could not be written: the lane waits and its head is taken up again.
 fn lost(lane: &LaneKey, row: RowId, error: &JournalError) -> End {
-    const JOURNAL_WAIT: Duration = Duration::from_secs(5);
-    tracing::error!(%lane, row = row.0, %error, "the journal could not be written; trying again");
+    // What the disk does not take the journal tells itself.
+    if error.may_heal() {
+        tracing::debug!(%lane, row = row.0, %error, "not begun");
+    } else {
+        tracing::error!(%lane, row = row.0, %error, "the journal does not go on with a message; trying again");
+    }
     End::TryAgain { wait: JOURNAL_WAIT }
 }
 
 /// Starts a try, or ends the message where its time has passed or it is not allowed any more.
-async fn begin(node: &Arc<Node>, row: RowId) -> Result<Result<Begun, Option<RowId>>, JournalError> {
+async fn begin(node: &Arc<Node>, row: RowId) -> Result<Result<Begun, End>, JournalError> {
     let now = node.clock.now();
     let judge_node = Arc::clone(node);
     let judge = move |loaded: &Loaded| judge(&judge_node, loaded, now);
@@ -98,8 +134,9 @@ async fn begin(node: &Arc<Node>, row: RowId) -> Result<Result<Begun, Option<RowI
         Decision::Over { next } => {
             node.wakes.ring(crate::journal::Class::Ack);
             node.wakes.ring(crate::journal::Class::Error);
-            Ok(Err(next))
+            Ok(Err(End::Over { next }))
         }
+        Decision::Gone => Ok(Err(End::Gone)),
         Decision::Started(loaded) => match node.admit(&loaded.message) {
             Ok(message) => Ok(Ok(Begun {
                 message,
@@ -135,12 +172,12 @@ pub(crate) fn overdue(message: &Admitted, now: Timestamp) -> Option<Outcome> {
         .then(|| Outcome::ended(State::Expired, Code::Expired, format!("it was to begin by {start_by}; it is {now}")))
 }
 
-async fn try_once(node: &Arc<Node>, row: RowId, begun: &Begun, cut: &CancellationToken) -> Outcome {
+async fn try_once(node: &Arc<Node>, row: RowId, begun: &Begun, stop: &CancellationToken) -> Outcome {
     let Some(handler) = node.registry.get(begun.message.subject.method.as_str()).cloned() else {
         return Outcome::ended(State::Refused, Code::UnknownMethod, "the method is gone");
     };
     let work = Work { message: begun.message.clone(), body: begun.body.clone(), attempt: begun.attempt };
-    let context = context(node, row, begun, cut);
+    let context = context(node, row, begun, stop);
     let run = AssertUnwindSafe(limited(handler.as_ref(), &work, &context)).catch_unwind();
     tokio::pin!(run);
     let ended = tokio::select! {
@@ -173,12 +210,17 @@ async fn tell_running(node: &Node, begun: &Begun) {
     let outcome = Outcome { state: State::Running, ..Outcome::succeeded() };
     let report = node.progress(&begun.message, begun.attempt, begun.times(None), &outcome);
     if let Err(error) = node.report(vec![report]).await {
-        tracing::warn!(%error, "a running record is missing");
+        tracing::debug!(%error, "a running record is missing");
     }
 }
 
 /// Keeps the end of a try: terminal, or another one follows.
 async fn settle(node: &Node, row: RowId, begun: &Begun, outcome: Outcome) -> Result<End, JournalError> {
+    // A try that ended by itself keeps its own truth, also where a cancel was on its way.
+    let outcome = match outcome.state {
+        State::Interrupted => control::if_cancelled(node, row, outcome).await?,
+        _ => outcome,
+    };
     let now = node.clock.now();
     let (message, attempt) = (&begun.message, begun.attempt);
     let settings = &message.settings;
@@ -188,10 +230,11 @@ async fn settle(node: &Node, row: RowId, begun: &Begun, outcome: Outcome) -> Res
         let retrying = Outcome { state: State::Retrying, ..outcome.clone() };
         let mut reports = vec![node.progress(message, attempt, begun.times(Some(now)), &retrying)];
         reports.extend(node.failure(message, attempt, &outcome));
-        node.journal.try_again(row, reports).await?;
-        node.wakes.ring(crate::journal::Class::Ack);
-        node.wakes.ring(crate::journal::Class::Error);
-        return Ok(End::TryAgain { wait: jittered(settings.wait_after(attempt)) });
+        if node.journal.try_again(row, reports, now).await? {
+            node.wakes.ring(crate::journal::Class::Ack);
+            node.wakes.ring(crate::journal::Class::Error);
+            return Ok(End::TryAgain { wait: jittered(settings.wait_after(attempt)) });
+        }
     }
     let reports = node.terminal(message, attempt, begun.times(Some(now)), &outcome);
     let ended = Ended { state: outcome.state, reports };
@@ -214,7 +257,7 @@ impl Begun {
     }
 }
 
-fn context(node: &Arc<Node>, row: RowId, begun: &Begun, cut: &CancellationToken) -> Context {
+fn context(node: &Arc<Node>, row: RowId, begun: &Begun, stop: &CancellationToken) -> Context {
     let facts: Arc<dyn NodeFacts> = Arc::clone(node) as _;
     let notes = ProcessNotes { node: Arc::clone(node), row };
     Context {
@@ -222,7 +265,7 @@ fn context(node: &Arc<Node>, row: RowId, begun: &Begun, cut: &CancellationToken)
         run_dir: node.run_dir.clone(),
         log_dir: node.log_dir.clone(),
         facts,
-        stop: cut.clone(),
+        stop: stop.clone(),
         processes: Arc::new(notes),
         run_marker: run_marker(node, row, begun.attempt),
     }

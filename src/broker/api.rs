@@ -53,7 +53,13 @@ impl Broker {
         within: Duration,
     ) -> Result<async_nats::Message, BrokerError> {
         let request = async_nats::Request::new().payload(payload).timeout(Some(within));
-        self.client.send_request(subject.to_owned(), request).await.map_err(|error| match error.kind() {
+        let before = self.denials();
+        let answer = tokio::select! {
+            biased;
+            answer = self.client.send_request(subject.to_owned(), request) => answer,
+            denied = self.request_denied(subject, before) => return Err(denied),
+        };
+        answer.map_err(|error| match error.kind() {
             RequestErrorKind::TimedOut => BrokerError::Timeout { what: subject.to_owned(), after: within },
             RequestErrorKind::NoResponders => BrokerError::NoResponders { what: subject.to_owned() },
             RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded => {

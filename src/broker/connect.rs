@@ -3,12 +3,14 @@
 //! Owns the rule that without credentials only loopback is spoken to (DESIGN §9), reconnecting with jitter, and the
 //! probe for the API's prefix. Never publishes.
 
+use super::api::API_TIMEOUT;
+use super::denied::Denials;
 use super::error::BrokerError;
 use crate::model::config::Config;
 use crate::model::rights::is_sample_key;
 use crate::model::subject::Names;
 use async_nats::{Client, Event, ServerAddr};
-use std::collections::VecDeque;
+use bytes::Bytes;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -73,30 +75,19 @@ pub struct Link {
     pub times: u64,
     /// The last thing that went wrong, as the client told it.
     pub last_error: Option<String>,
-    /// The subjects that we were last refused to publish to, at most 64, oldest first: the broker tells it apart from
-    /// the request, which only times out.
-    pub denied: VecDeque<String>,
+    /// What the broker does not let us do.
+    pub denials: Denials,
 }
-
-/// How many refused subjects are remembered: more than one call publishes at once.
-const DENIED_KEPT: usize = 64;
 
 impl Link {
     fn note_error(&mut self, error: String) {
-        if let Some(subject) = denied_subject(&error) {
-            if self.denied.len() == DENIED_KEPT {
-                self.denied.pop_front();
-            }
-            self.denied.push_back(subject.to_owned());
+        // What comes again and again, such as credentials that are not accepted, is said once.
+        if self.last_error.as_ref() != Some(&error) {
+            tracing::warn!("from the broker: {error}");
         }
+        self.denials.note(&error);
         self.last_error = Some(error);
     }
-}
-
-/// The subject in the broker's `Permissions Violation for Publish to "…"`.
-fn denied_subject(error: &str) -> Option<&str> {
-    let (_, rest) = error.split_once("ermissions Violation for Publish to \"")?;
-    rest.split('"').next()
 }
 
 /// A connection to the broker. Cheap to clone; all clones share one link.
@@ -130,7 +121,7 @@ impl Broker {
         if !options.keep_trying {
             broker.check_version()?;
             if options.api_prefix.is_none() && options.access != Access::Open {
-                broker.find_api().await;
+                broker.find_api().await?;
             }
         }
         Ok(broker)
@@ -150,6 +141,13 @@ impl Broker {
     pub async fn wait_up(&self) -> Result<(), BrokerError> {
         let mut link = self.link();
         link.wait_for(|link| link.up).await.map(drop).map_err(|_| BrokerError::Closed)
+    }
+
+    /// Waits until the client's task has ended, for whatever reason: from then on every request fails, for ever. Only a
+    /// new start helps.
+    pub async fn closed(&self) {
+        let mut link = self.link();
+        while link.changed().await.is_ok() {}
     }
 
     /// Refuses a broker that is too old, naming both versions. Call it while the link is up.
@@ -177,11 +175,6 @@ impl Broker {
         }
     }
 
-    /// The last thing that went wrong on the connection, such as a permission that is missing.
-    pub(super) fn last_error(&self) -> Option<String> {
-        self.link.borrow().last_error.clone()
-    }
-
     /// How often a waiting pull is told that it is alive: what a lost consumer takes to be noticed, against what idle nodes
     /// cost. In a cluster a server may go with the consumer while the link to another one stays up.
     pub(super) fn heartbeat(&self) -> Duration {
@@ -207,12 +200,14 @@ impl Broker {
     }
 
     /// With credentials the API may be imported under another prefix; the account's own JetStream answers otherwise.
-    async fn find_api(&mut self) {
+    async fn find_api(&mut self) -> Result<(), BrokerError> {
         let imported = self.names.imported_api();
-        let probe = format!("{imported}.INFO");
-        if self.client.request(probe, Default::default()).await.is_ok() {
-            self.api = imported.into();
+        match self.ask(&format!("{imported}.INFO"), Bytes::new(), API_TIMEOUT).await {
+            Ok(_) => self.api = imported.into(),
+            Err(error @ BrokerError::DeniedInbox { .. }) => return Err(error),
+            Err(error) => tracing::debug!(%error, "no API under the imported prefix"),
         }
+        Ok(())
     }
 
     /// The same connection with the API under another prefix.
@@ -272,11 +267,20 @@ fn reconnect_delay(attempts: usize) -> Duration {
 
 fn note_event(link: &watch::Sender<Link>, event: Event) {
     match event {
-        Event::Connected => link.send_modify(|link| {
-            link.up = true;
-            link.times += 1;
-        }),
-        Event::Disconnected | Event::Closed => link.send_modify(|link| link.up = false),
+        Event::Connected => {
+            tracing::info!("connected to the broker");
+            link.send_modify(|link| {
+                link.up = true;
+                link.times += 1;
+                link.last_error = None;
+                link.denials.reconnected();
+            });
+        }
+        Event::Disconnected => {
+            tracing::warn!("the link to the broker is down");
+            link.send_modify(|link| link.up = false);
+        }
+        Event::Closed => link.send_modify(|link| link.up = false),
         Event::ServerError(error) => link.send_modify(|link| link.note_error(error.to_string())),
         Event::ClientError(error) => link.send_modify(|link| link.note_error(error.to_string())),
         Event::SlowConsumer(_) | Event::LameDuckMode | Event::Draining => {
@@ -345,17 +349,6 @@ mod tests {
         {
             assert!(!is_loopback(far), "{far}");
         }
-    }
-
-    #[test]
-    fn a_refused_subject_is_remembered() {
-        let mut link = Link::default();
-        for n in 0..100 {
-            link.note_error(format!("nats: Permissions Violation for Publish to \"fleet.msg.n{n}.command.ops.shell\""));
-        }
-        assert_eq!(link.denied.len(), DENIED_KEPT);
-        assert_eq!(link.denied.back().unwrap(), "fleet.msg.n99.command.ops.shell");
-        assert_eq!(denied_subject("nats: Permissions Violation for Subscription to \"a\""), None);
     }
 
     #[test]

@@ -42,6 +42,18 @@ pub enum BrokerError {
         /// How long it was waited for.
         after: Duration,
     },
+    /// The broker does not let us ask this.
+    #[error("no right to publish to `{subject}`")]
+    Denied {
+        /// The subject.
+        subject: String,
+    },
+    /// The broker does not let us hear answers under our name: the credentials are another's.
+    #[error("no right to the inbox `{inbox}`: these credentials belong to another name")]
+    DeniedInbox {
+        /// The first token of the inbox, `_INBOX_<name>`.
+        inbox: String,
+    },
     /// The connection's task has ended; only a new connection helps.
     #[error("the connection is closed")]
     Closed,
@@ -90,6 +102,12 @@ pub enum PublishError {
     /// No stream takes this subject, or the broker allows nobody to hear it; it is not stored.
     #[error("no stream takes the subject")]
     NoStream,
+    /// The broker does not let us publish there; it is not stored.
+    #[error("no right to publish to `{subject}`")]
+    Denied {
+        /// The subject.
+        subject: String,
+    },
     /// It cannot be sent as it is.
     #[error("it cannot be sent: {0}")]
     Unsendable(String),

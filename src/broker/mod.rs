@@ -7,6 +7,7 @@ mod api;
 mod connect;
 mod consumers;
 mod convert;
+mod denied;
 mod error;
 mod feed;
 mod publish;
@@ -16,6 +17,7 @@ pub mod topology;
 
 pub use connect::{Access, Broker, ConnectOptions, Link};
 pub use consumers::{Ensured, Progress};
+pub use denied::Denials;
 pub use error::{BrokerError, PublishError};
 pub use feed::{Delivery, Feed};
 pub use publish::{Outgoing, Stored};

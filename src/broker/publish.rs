@@ -90,7 +90,15 @@ impl Broker {
         if !message.headers.0.is_empty() {
             request = request.headers(headers);
         }
-        match self.client.send_request(in_domain(&self.api, &message.subject), request).await {
+        let before = self.denials();
+        let answer = tokio::select! {
+            biased;
+            answer = self.client.send_request(in_domain(&self.api, &message.subject), request) => answer,
+            () = self.publish_denied(&message.subject, before) => {
+                return Err(PublishError::Denied { subject: message.subject.clone() });
+            }
+        };
+        match answer {
             Ok(answer) => read_answer(&answer.payload),
             Err(error) => Err(match error.kind() {
                 RequestErrorKind::TimedOut => PublishError::Unknown,

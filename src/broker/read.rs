@@ -164,13 +164,18 @@ impl Broker {
         let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|_| BrokerError::Closed)?;
         let subject = format!("{}.{what}", self.api);
         let payload = Bytes::from(body.to_string());
-        self.client.publish_with_reply(subject, inbox, payload).await.map_err(|_| BrokerError::Closed)?;
+        let before = self.denials();
+        let asked = self.client.publish_with_reply(subject.clone(), inbox, payload);
+        asked.await.map_err(|_| BrokerError::Closed)?;
         let mut page = Page::default();
         loop {
-            let message = tokio::time::timeout(API_TIMEOUT, answers.next())
-                .await
-                .map_err(|_| BrokerError::Timeout { what: what.clone(), after: API_TIMEOUT })?
-                .ok_or(BrokerError::Closed)?;
+            let message = tokio::select! {
+                biased;
+                answer = tokio::time::timeout(API_TIMEOUT, answers.next()) => answer
+                    .map_err(|_| BrokerError::Timeout { what: what.clone(), after: API_TIMEOUT })?
+                    .ok_or(BrokerError::Closed)?,
+                denied = self.request_denied(&subject, before) => return Err(denied),
+            };
             match message.status.map(|s| s.as_u16()) {
                 None => {
                     page.pending = pending(&message).unwrap_or(page.pending);

@@ -104,8 +104,10 @@ impl Loaded {
         flags.extend(access(global, env, &context));
         let sources = Sources { file, env: with_fallbacks(env, &context), flags };
         let config = Config::load(&sources)?;
-        let from = sender(&config, env)?;
         let inbox = (!context.inbox_prefix.is_empty()).then(|| context.inbox_prefix.clone());
+        // Rights give a user an inbox under its own name: a context that has it tells the name, too.
+        let of_inbox = || inbox.as_deref()?.strip_prefix("_INBOX_")?.parse().ok();
+        let from = sender(&config, env)?.or_else(of_inbox);
         Ok(Loaded { config, file: sources.file.map(|(name, _)| name.into()), from, inbox })
     }
 
@@ -139,7 +141,7 @@ impl Loaded {
     }
 
     /// The name in the inbox prefix `_INBOX_<name>`: the context's, else the sender's where there are credentials.
-    fn identity(&self) -> Result<Option<String>, CliError> {
+    pub(super) fn identity(&self) -> Result<Option<String>, CliError> {
         match &self.inbox {
             Some(prefix) => match prefix.strip_prefix("_INBOX_") {
                 Some(name) => Ok(Some(name.to_owned())),
@@ -196,6 +198,8 @@ fn access(global: &GlobalArgs, env: &Env, context: &NatsContext) -> Vec<(&'stati
 /// The environment with the `nats` CLI's own variables and the context under our names, where ours are not set.
 fn with_fallbacks(env: &Env, context: &NatsContext) -> HashMap<String, String> {
     let mut vars = env.vars.clone();
+    // As everywhere: a variable that is set to nothing is not set.
+    vars.retain(|_, value| !value.is_empty());
     let mut fallback = |ours: &str, value: Option<&str>| {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
             vars.entry(ours.to_owned()).or_insert_with(|| value.to_owned());

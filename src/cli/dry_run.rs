@@ -5,6 +5,7 @@ use super::error::CliError;
 use super::quote;
 use crate::broker::Outgoing;
 use crate::model::config::Config;
+use crate::model::name::Sender;
 use crate::model::subject::Names;
 use crate::operator::{Draft, outgoing};
 use std::io::Write;
@@ -14,18 +15,23 @@ const ARGUMENT: usize = 100 * 1024;
 
 /// Prints what would be sent. Talks to nobody.
 pub(super) fn print(loaded: &Loaded, draft: &Draft) -> Result<(), CliError> {
-    let from = loaded.sender()?;
+    print_as(loaded, loaded.sender()?, draft)
+}
+
+/// The same for another sender.
+pub(super) fn print_as(loaded: &Loaded, from: &Sender, draft: &Draft) -> Result<(), CliError> {
     let names = Names::new(&loaded.config.prefix)?;
     let mut out = std::io::stdout().lock();
     for to in draft.targets() {
         writeln!(out, "# {to}")?;
-        writeln!(out, "{}", line(&outgoing(&names, from, draft, to), &connection(&loaded.config)))?;
+        writeln!(out, "{}", line(&outgoing(&names, from, draft, to), &connection(loaded)?))?;
     }
     Ok(())
 }
 
 /// The flags of `nats` that reach the same broker as the same user.
-fn connection(config: &Config) -> String {
+fn connection(loaded: &Loaded) -> Result<String, CliError> {
+    let config = &loaded.config;
     let mut flags = String::new();
     let mut flag = |name: &str, value: String| flags.push_str(&format!(" --{name} {}", quote::word(&value)));
     if config.server != Config::default().server {
@@ -40,7 +46,11 @@ fn connection(config: &Config) -> String {
     if let Some(ca) = &config.tls_ca {
         flag("tlsca", ca.display().to_string());
     }
-    flags
+    // Rights confine the inbox: without it the broker's word would not be heard.
+    if let Some(name) = loaded.identity()? {
+        flag("inbox-prefix", format!("_INBOX_{name}"));
+    }
+    Ok(flags)
 }
 
 fn line(message: &Outgoing, connection: &str) -> String {

@@ -73,6 +73,13 @@ impl From<BrokerError> for CliError {
                     "are the streams there? `edgeward hub` or `edgeward init` makes them; does this user reach them?",
                 )
             }
+            BrokerError::Denied { subject } if subject.starts_with("$JS.API.") => {
+                CliError::new(ExitCode::Refused, text)
+                    .hint("`init` and the hub need the hub's rights; an operator's API is imported as `<prefix>.api`")
+            }
+            BrokerError::Denied { .. } => CliError::new(ExitCode::Refused, text),
+            BrokerError::DeniedInbox { .. } => CliError::new(ExitCode::Refused, text)
+                .hint("say whose they are: --from NAME, EDGEWARD_FROM, or `from` in the config"),
             BrokerError::Refused { .. }
             | BrokerError::Timeout { .. }
             | BrokerError::Closed

@@ -8,7 +8,7 @@ use super::output::{self, Format};
 use super::session::Session;
 use crate::model::error_event::{ErrorEvent, Severity};
 use crate::model::id::StreamSeq;
-use crate::model::name::NodeName;
+use crate::model::name::{NodeName, Sender};
 use crate::model::time::Timestamp;
 use crate::operator::{ErrorFilter, ErrorLog, StoredError};
 use serde::Serialize;
@@ -31,6 +31,9 @@ pub(super) struct Args {
     /// Only what matters at least so much: warning, error, critical.
     #[arg(long, value_name = "SEVERITY")]
     severity: Option<AtLeast>,
+    /// Who asks, where the credentials do not tell.
+    #[arg(long, value_name = "NAME")]
+    from: Option<Sender>,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -51,7 +54,7 @@ struct ErrorJson<'a> {
 
 /// Carries it out.
 pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliError> {
-    let loaded = session.load(None)?;
+    let loaded = session.load(args.from.as_ref())?;
     let broker = session.connect(&loaded).await?;
     let severity = args.severity.map(|severity| match severity {
         AtLeast::Warning => Severity::Warning,

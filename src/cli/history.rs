@@ -37,7 +37,7 @@ pub(super) struct Args {
 
 /// Carries it out.
 pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliError> {
-    let loaded = session.load(None)?;
+    let loaded = session.load_for(args.from.as_ref())?;
     let broker = session.connect(&loaded).await?;
     let filter = HistoryFilter {
         since: args.since,

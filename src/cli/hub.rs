@@ -7,7 +7,7 @@ use super::exit::ExitCode;
 use super::service::{self, unusable};
 use super::session::Session;
 use crate::broker::ConnectOptions;
-use crate::hub::{self, HubOptions};
+use crate::hub::{self, HubError, HubOptions};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {}
@@ -34,7 +34,10 @@ pub(super) async fn run(session: &Session, _args: &Args) -> Result<ExitCode, Cli
     };
     match ended {
         Ok(()) => Ok(ExitCode::Succeeded),
-        Err(error) if error.is_unusable() => Err(unusable(chain(&error))),
+        Err(error) if error.is_unusable() => Err(match error {
+            HubError::Broker(error) => as_config(error.into()),
+            error => unusable(chain(&error)),
+        }),
         Err(error) => Err(CliError::new(ExitCode::Failed, chain(&error))),
     }
 }

@@ -4,6 +4,7 @@
 
 mod agent;
 mod args;
+mod cancel;
 mod completions;
 pub mod config;
 mod config_verb;
@@ -72,6 +73,8 @@ enum Verb {
     Status(status::Args),
     /// Wait until a message is done.
     Wait(wait::Args),
+    /// Ask that messages do not begin, or stop.
+    Cancel(cancel::Args),
     /// Show what a command wrote.
     Result(result::Args),
     /// List the nodes.
@@ -105,11 +108,12 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, u8> {
 }
 
 impl Cli {
-    /// What is logged where `EDGEWARD_LOG` says nothing.
+    /// What is logged where `EDGEWARD_LOG` says nothing. The client library's own lines say each thing once more; a verb
+    /// tells by its end what was wrong with the connection.
     pub fn default_log(&self) -> &'static str {
         match self.verb {
-            Verb::Agent(_) | Verb::Hub(_) => "info",
-            _ => "warn",
+            Verb::Agent(_) | Verb::Hub(_) => "info,async_nats=off",
+            _ => "warn,async_nats=off,edgeward::broker::connect=off",
         }
     }
 
@@ -136,6 +140,7 @@ impl Cli {
             Verb::Send(args) => send::run(&session, &args).await,
             Verb::Status(args) => status::run(&session, &args).await,
             Verb::Wait(args) => wait::run(&session, &args).await,
+            Verb::Cancel(args) => cancel::run(&session, &args).await,
             Verb::Result(args) => result::run(&session, &args).await,
             Verb::Nodes(args) => nodes::run(&session, &args).await,
             Verb::History(args) => history::run(&session, &args).await,
@@ -173,6 +178,10 @@ mod tests {
             &["edgeward", "send", "ship1", "-"],
             &["edgeward", "send", "--file", "messages.json"],
             &["edgeward", "wait", "42", "--for", "5m"],
+            &["edgeward", "cancel", "42", "--dry-run"],
+            &["edgeward", "cancel", "--last"],
+            &["edgeward", "cancel", "--mine", "--since", "10m"],
+            &["edgeward", "cancel", "--node", "ship1", "--queued", "--from", "bob"],
             &["edgeward", "status", "-o", "json", "last", "--server", "nats://127.0.0.1:4222"],
             &["edgeward", "errors", "--follow", "--since", "1h"],
         ] {
@@ -183,6 +192,11 @@ mod tests {
             &["edgeward", "run", "ship1", "uname", "-a"],
             &["edgeward", "wait", "4 2"],
             &["edgeward", "run", "ship1", "x", "--timeout", "5"],
+            &["edgeward", "cancel"],
+            &["edgeward", "cancel", "--mine"],
+            &["edgeward", "cancel", "--queued"],
+            &["edgeward", "cancel", "--node", "ship1"],
+            &["edgeward", "cancel", "42", "--last"],
             &["edgeward", "send", "ship1", "x", "--file", "f"],
             &["edgeward", "run", "ship1", "x", "--id", "s42"],
         ] {

@@ -4,6 +4,7 @@ use super::error::CliError;
 use super::exit::ExitCode;
 use super::output::{self, Format};
 use super::session::Session;
+use crate::model::name::Sender;
 use crate::model::node::{Contact, Spec, Status};
 use crate::model::subject::RecordStream;
 use crate::model::time::Timestamp;
@@ -16,7 +17,11 @@ const CLOCK_OFF: Duration = Duration::from_secs(5);
 
 /// Arguments of `nodes`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// Who asks, where the credentials do not tell.
+    #[arg(long, value_name = "NAME")]
+    from: Option<Sender>,
+}
 
 #[derive(Serialize)]
 struct NodeJson<'a> {
@@ -30,8 +35,8 @@ struct NodeJson<'a> {
 }
 
 /// Carries it out.
-pub(super) async fn run(session: &Session, _: &Args) -> Result<ExitCode, CliError> {
-    let loaded = session.load(None)?;
+pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliError> {
+    let loaded = session.load(args.from.as_ref())?;
     let broker = session.connect(&loaded).await?;
     let now = stream_facts(&broker, &broker.names().record_stream(RecordStream::Nodes)).await?.now;
     let all = nodes(&broker).await?;

@@ -11,14 +11,16 @@ pub(super) fn word(text: &str) -> String {
 
 /// A `printf` that writes these bytes, whatever they are.
 pub(super) fn printf(bytes: &[u8]) -> String {
-    let escape = |byte: &u8| match byte {
+    let escape = |(at, byte): (usize, &u8)| match byte {
+        // Else it would read as an option.
+        b'-' if at == 0 => format!("\\{byte:03o}"),
         b'%' => "%%".to_owned(),
         b'\n' => r"\n".to_owned(),
         b'\'' | b'\\' => format!("\\{byte:03o}"),
         0x20..=0x7e => char::from(*byte).to_string(),
         _ => format!("\\{byte:03o}"),
     };
-    format!("printf '{}'", bytes.iter().map(escape).collect::<String>())
+    format!("printf '{}'", bytes.iter().enumerate().map(escape).collect::<String>())
 }
 
 #[cfg(test)]
@@ -41,6 +43,11 @@ mod tests {
         #[test]
         fn printf_writes_any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
             prop_assert_eq!(sh(&printf(&bytes)), bytes);
+        }
+
+        #[test]
+        fn printf_has_no_options(bytes in "-[-a-z%\\\\]{0,5}") {
+            prop_assert_eq!(sh(&printf(bytes.as_bytes())), bytes.into_bytes());
         }
     }
 }

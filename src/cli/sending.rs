@@ -5,6 +5,7 @@ use super::error::{CliError, chain};
 use super::exit::ExitCode;
 use super::say;
 use crate::broker::Broker;
+use crate::model::id::MessageId;
 use crate::model::name::{NodeName, Target};
 use crate::operator::{Delivery, Draft, SendError, SendOptions, Sent, send, unknown_nodes};
 
@@ -41,7 +42,11 @@ pub(super) async fn check_nodes(broker: &Broker, draft: &Draft, new: bool) -> Re
 
 /// Stores the message for every target. Failures are told; it is an error only where nothing was stored.
 pub(super) async fn store(broker: &Broker, loaded: &Loaded, draft: &Draft) -> Result<SendResult, CliError> {
-    let deliveries = send(broker, loaded.sender()?, draft, &SendOptions::default()).await;
+    judge(send(broker, loaded.sender()?, draft, &SendOptions::default()).await, Some(&draft.id))
+}
+
+/// Tells failures of sending; it is an error only where nothing was stored. With the id `repeat` it can be sent again.
+pub(super) fn judge(deliveries: Vec<Delivery>, repeat: Option<&MessageId>) -> Result<SendResult, CliError> {
     let mut result = SendResult { stored: Vec::new(), failed: None };
     let mut errors: Vec<(Target, SendError)> = Vec::new();
     for Delivery { to, result: outcome } in deliveries {
@@ -54,7 +59,10 @@ pub(super) async fn store(broker: &Broker, loaded: &Loaded, draft: &Draft) -> Re
     let exit = exit_of(&errors, result.stored.is_empty());
     let mut error = CliError::new(exit, failure_text(&errors, first));
     if exit == ExitCode::Unknown {
-        error = error.hint(format!("repeat safely with the same id: --id {}", draft.id));
+        error = error.hint(match repeat {
+            Some(id) => format!("repeat safely with the same id: --id {id}"),
+            None => "repeat safely".to_owned(),
+        });
     }
     if matches!(first, SendError::Refused(crate::broker::PublishError::NoStream)) {
         error = error.hint("`edgeward hub` or `edgeward init` makes the streams");

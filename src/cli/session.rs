@@ -24,6 +24,15 @@ impl Session {
         Loaded::load(&self.global, from, &self.env, Scope::Operator)
     }
 
+    /// The configuration of a verb that looks for somebody's messages: he is who asks, too, where nothing else tells.
+    pub(super) fn load_for(&self, whose: Option<&Sender>) -> Result<Loaded, CliError> {
+        let mut loaded = self.load(None)?;
+        if loaded.from.is_none() {
+            loaded.from = whose.cloned();
+        }
+        Ok(loaded)
+    }
+
     /// Connects as an operator.
     pub(super) async fn connect(&self, loaded: &Loaded) -> Result<Broker, CliError> {
         let name = match &loaded.from {

@@ -21,9 +21,9 @@ pub(super) struct Args {
 
 /// Carries it out.
 pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliError> {
-    let loaded = session.load(args.search.from.as_ref())?;
+    let loaded = session.load_for(args.search.from.as_ref())?;
     let broker = session.connect(&loaded).await?;
-    let call = find(&broker, &args.id, loaded.from.as_ref(), args.search.since).await?;
+    let call = find(&broker, &args.id, args.search.from.as_ref().or(loaded.from.as_ref()), args.search.since).await?;
     let watch = Watch::of(&broker, &call).await?;
     let now = watch.view().now();
     let mut table = output::table(&["NODE", "STORED AS", "AGE", "STATE", "NOTES"]);

@@ -81,8 +81,13 @@ impl HubError {
 
     /// True where the configuration, the rights or the broker's set-up have to change first: trying again will not help.
     pub fn is_unusable(&self) -> bool {
-        matches!(self, HubError::Broker(BrokerError::Options(_)))
+        matches!(self, HubError::Broker(error) if is_final(error))
     }
+}
+
+/// The configuration, the rights or the broker's set-up have to change first.
+fn is_final(error: &BrokerError) -> bool {
+    matches!(error, BrokerError::Options(_) | BrokerError::Denied { .. } | BrokerError::DeniedInbox { .. })
 }
 
 /// An error with its causes in one line.
@@ -105,6 +110,7 @@ pub async fn run(options: HubOptions, stop: CancellationToken) -> Result<(), Hub
     let serve = serve(&broker, &options.config, auto_nodes, options.ready);
     let result = tokio::select! {
         result = serve => result,
+        () = broker.closed() => Err(BrokerError::Closed.into()),
         () = stop.cancelled() => Ok(()),
     };
     // Acks that are still in the client's buffer spare the next hub some work.
@@ -147,7 +153,7 @@ async fn make_streams(broker: &Broker, config: &HubConfig) -> Result<(), HubErro
                 tracing::debug!(%plan, "streams");
                 return Ok(());
             }
-            Err(error @ (BrokerError::Options(_) | BrokerError::Closed)) => return Err(error.into()),
+            Err(error) if is_final(&error) || matches!(error, BrokerError::Closed) => return Err(error.into()),
             Err(error) => {
                 tracing::warn!(%error, "the streams could not be made; trying again");
                 tokio::time::sleep(backoff.next_wait()).await;

@@ -40,7 +40,13 @@ pub enum JournalError {
         /// Who we are.
         ours: String,
     },
-    /// SQLite could not read or write.
+    /// The disk does not take it: full, read-only, or failing. It may heal; nothing of the request was kept.
+    #[error("the journal cannot be written: {0}")]
+    Unwritable(String),
+    /// What is in the file cannot be trusted.
+    #[error("the journal is damaged: {0}")]
+    Damaged(String),
+    /// SQLite refused for another reason: a fault of this program.
     #[error("the journal cannot be used: {0}")]
     Sqlite(String),
     /// A step that the message's phase does not allow: a fault of this program.
@@ -58,8 +64,24 @@ fn holder(pid: Option<u32>) -> String {
     pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
 }
 
+impl JournalError {
+    /// True where the same request may succeed later.
+    pub fn may_heal(&self) -> bool {
+        matches!(self, JournalError::Unwritable(_))
+    }
+}
+
 impl From<rusqlite::Error> for JournalError {
     fn from(error: rusqlite::Error) -> JournalError {
-        JournalError::Sqlite(error.to_string())
+        use rusqlite::ErrorCode::*;
+        let text = error.to_string();
+        match error.sqlite_error_code() {
+            Some(DatabaseCorrupt | NotADatabase) => JournalError::Damaged(text),
+            Some(
+                DiskFull | SystemIoFailure | ReadOnly | CannotOpen | PermissionDenied | OutOfMemory | DatabaseBusy
+                | DatabaseLocked,
+            ) => JournalError::Unwritable(text),
+            _ => JournalError::Sqlite(text),
+        }
     }
 }

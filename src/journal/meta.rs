@@ -25,6 +25,16 @@ pub enum Key {
     Inmsg,
     /// Which `inmsg.txt` was found bad last.
     BadInmsg,
+    /// How many commits the journal has seen; the mark beside it must never be ahead.
+    Commits,
+    /// Why this journal was made in place of another; told once.
+    Replaced,
+    /// The last `replaced` that was told.
+    ReplacedTold,
+    /// Up to where records of commands are being published again.
+    RepublishCommands,
+    /// The same of events.
+    RepublishEvents,
     /// When the consumer of commands was made, as it was when the position was kept.
     CommandsConsumer,
     /// The same of events.
@@ -43,6 +53,11 @@ impl Key {
             Key::AcksLength => "acks_length",
             Key::Inmsg => "inmsg",
             Key::BadInmsg => "bad_inmsg",
+            Key::Commits => "commits",
+            Key::Replaced => "replaced",
+            Key::ReplacedTold => "replaced_told",
+            Key::RepublishCommands => "republish_commands",
+            Key::RepublishEvents => "republish_events",
             Key::CommandsConsumer => "commands_consumer",
             Key::EventsConsumer => "events_consumer",
         }

@@ -7,22 +7,34 @@
 //! A message's row goes `queued → running → finished` (see [`crate::model::state::Phase`]); the body goes when it is
 //! finished, the row stays, because (from, id) must be known for as long as the stream may give the message again.
 
+mod cancel;
+mod damage;
 mod error;
+mod health;
+mod mark;
 mod meta;
 mod open;
 mod outbox;
+mod records;
 mod rows;
 mod schema;
+mod shares;
 mod take;
 #[cfg(test)]
 mod tests;
+mod thin;
 mod work;
 mod writer;
 
+pub use cancel::{Cancel, Met, Words};
 pub use error::JournalError;
+pub use health::Condition;
 pub use meta::Key;
-pub use open::{Journal, Opened};
+pub use open::{Journal, Opened, SPACE};
 pub use outbox::{Class, Entry, EntryId, Report};
+pub use records::{Again, Finished};
 pub use rows::HeldRun;
+pub use shares::Full;
 pub use take::{Arrival, Door, Position, Taken, size_of};
+pub use thin::{Keep, Thinned};
 pub use work::{Decision, Ended, Loaded, Verdict};

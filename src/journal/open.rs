@@ -1,20 +1,28 @@
 //! Opening a journal: the state folder, its lock, the checks, the pragmas.
 //!
-//! Owns the rule that a journal that is foreign, another node's or in use is refused with clear words.
+//! Owns the rule that a journal that is foreign, another node's or in use is refused with clear words, and that a
+//! damaged one of ours is moved aside.
 
+use super::damage::{self, CHECKED_AT_START};
 use super::error::JournalError;
-use super::meta::Key;
-use super::schema::{APPLICATION_ID, TABLES, VERSION};
+use super::health::Condition;
+use super::mark::{Mark, MarkFile};
+use super::meta::{self, Key};
+use super::schema::{APPLICATION_ID, HELD, LATER_COLUMNS, TABLES, VERSION};
 use super::writer::Writer;
 use crate::model::id::JournalId;
 use crate::model::name::NodeName;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::sync::watch;
+
+/// What bodies may take in a journal, unless told otherwise: 1 GiB.
+pub const SPACE: u64 = 1 << 30;
 
 /// A node's journal. Cheap to clone; all clones share one writer.
 #[derive(Clone)]
@@ -23,9 +31,14 @@ pub struct Journal {
     folder: PathBuf,
     id: JournalId,
     pub(super) boot: Option<Arc<str>>,
+    /// What bodies may take, in bytes.
+    pub(super) space: u64,
     /// Held as long as the journal is open.
     _lock: Arc<File>,
 }
+
+/// What the write-ahead log may keep of its largest size, in bytes.
+const WAL_KEPT: i64 = 16 << 20;
 
 /// A journal just opened.
 pub struct Opened {
@@ -40,25 +53,41 @@ impl Journal {
     pub fn open(folder: &Path, node: &NodeName, boot: Option<&str>) -> Result<Opened, JournalError> {
         make_folder(folder)?;
         let lock = lock(folder)?;
-        let path = folder.join("journal.db");
-        let connection = Connection::open(&path).map_err(|e| foreign(&path, &e))?;
-        prepare(&connection, &path)?;
-        connection.set_prepared_statement_cache_capacity(64);
-        let known = identity(&connection)?;
-        let (id, is_new) = match known {
+        let (file, replaced) = whole(folder)?;
+        let (id, is_new) = match file.identity {
             Some((id, theirs)) if theirs == node.as_str() => (id, false),
-            Some((_, theirs)) => return Err(JournalError::OtherNode { path, theirs, ours: node.to_string() }),
-            None => {
-                let id = JournalId::fresh();
-                super::meta::put(&connection, Key::Journal, &id.to_string())?;
-                super::meta::put(&connection, Key::Node, node.as_str())?;
-                (id, true)
+            Some((_, theirs)) => {
+                let path = folder.join("journal.db");
+                return Err(JournalError::OtherNode { path, theirs, ours: node.to_string() });
             }
+            None => (begin(&file.connection, node, replaced.as_deref())?, true),
         };
-        let writer = Writer::start(connection)?;
-        let journal =
-            Journal { writer, folder: folder.to_owned(), id, boot: boot.map(Into::into), _lock: Arc::new(lock) };
+        file.connection.execute_batch(HELD)?;
+        let mark = MarkFile::write(folder, &Mark { id, commits: file.commits })?;
+        let writer = Writer::start(file.connection, file.commits, mark)?;
+        let boot = boot.map(Into::into);
+        let journal = Journal { writer, folder: folder.to_owned(), id, boot, space: SPACE, _lock: Arc::new(lock) };
         Ok(Opened { journal, is_new })
+    }
+
+    /// Bodies that wait may take this many bytes: no lane more than a quarter of it, no sender more than half.
+    #[must_use]
+    pub fn with_space(self, bytes: u64) -> Journal {
+        Journal { space: bytes, ..self }
+    }
+
+    /// How the journal is, to look at or to wait for.
+    pub fn health(&self) -> watch::Receiver<Condition> {
+        self.writer.health().watch()
+    }
+
+    /// How many commits have failed since it was opened.
+    pub fn failures(&self) -> u64 {
+        self.writer.health().failures()
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        self.folder.join("journal.db")
     }
 
     /// The journal's id, for ever.
@@ -97,23 +126,83 @@ fn lock(folder: &Path) -> Result<File, JournalError> {
     Ok(file)
 }
 
-fn foreign(path: &Path, error: &rusqlite::Error) -> JournalError {
-    match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::NotADatabase) => {
-            JournalError::Foreign { path: path.to_owned(), reason: "not an SQLite file".to_owned() }
+/// A file that was looked at.
+struct Examined {
+    connection: Connection,
+    identity: Option<(JournalId, String)>,
+    commits: u64,
+}
+
+/// The journal in `folder`, or a new one where it is damaged, with a sentence about that.
+fn whole(folder: &Path) -> Result<(Examined, Option<String>), JournalError> {
+    let path = folder.join("journal.db");
+    let mark = Mark::read(folder);
+    let found = match damage::note(folder) {
+        Some(reason) => Err(JournalError::Damaged(reason)),
+        None => examine(&path, mark.as_ref()),
+    };
+    match found {
+        // What nothing says to be ours is left alone.
+        Err(JournalError::Damaged(reason)) if mark.is_none() && !has_our_id(&path) => {
+            Err(JournalError::Foreign { path, reason })
         }
-        _ => JournalError::Folder { path: path.to_owned(), reason: error.to_string() },
+        Err(JournalError::Damaged(reason)) => {
+            let replaced = damage::move_aside(folder, &reason)?;
+            Ok((examine(&path, None)?, Some(replaced)))
+        }
+        found => Ok((found?, None)),
     }
 }
 
-fn prepare(connection: &Connection, path: &Path) -> Result<(), JournalError> {
-    let pragma = |name: &str| {
-        connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(|e| foreign(path, &e))
+/// True where the file's header has our application id, whatever else is wrong with it.
+fn has_our_id(path: &Path) -> bool {
+    const AT: usize = 68;
+    let mut header = [0; 100];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
+    read.is_ok() && header.get(AT..AT + 4) == Some(&APPLICATION_ID.to_be_bytes()[..])
+}
+
+fn examine(path: &Path, mark: Option<&Mark>) -> Result<Examined, JournalError> {
+    let unusable = |error: JournalError| match error {
+        JournalError::Unwritable(reason) => JournalError::Folder { path: path.to_owned(), reason },
+        error => error,
     };
+    let connection = Connection::open(path).map_err(|e| unusable(e.into()))?;
+    prepare(&connection, path).map_err(unusable)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    if std::fs::metadata(path).is_ok_and(|metadata| metadata.len() <= CHECKED_AT_START) {
+        damage::check(&connection)?;
+    }
+    let identity = identity(&connection)?;
+    let commits = meta::get(&connection, Key::Commits)?.and_then(|text| text.parse().ok()).unwrap_or(0);
+    match (mark, &identity) {
+        (Some(mark), None) => {
+            Err(JournalError::Damaged(format!("it is missing or empty; it was the journal {}", mark.id)))
+        }
+        (Some(mark), Some((id, _))) if mark.id == *id && mark.commits > commits => {
+            Err(JournalError::Damaged(format!("its last {} commits are gone", mark.commits - commits)))
+        }
+        _ => Ok(Examined { connection, identity, commits }),
+    }
+}
+
+/// A journal begins: it gets its id.
+fn begin(connection: &Connection, node: &NodeName, replaced: Option<&str>) -> Result<JournalId, JournalError> {
+    let id = JournalId::fresh();
+    let tx = connection.unchecked_transaction()?;
+    meta::put(&tx, Key::Journal, &id.to_string())?;
+    meta::put(&tx, Key::Node, node.as_str())?;
+    if let Some(replaced) = replaced {
+        meta::put(&tx, Key::Replaced, replaced)?;
+    }
+    tx.commit()?;
+    Ok(id)
+}
+
+fn prepare(connection: &Connection, path: &Path) -> Result<(), JournalError> {
+    let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (application, version) = (pragma("application_id")?, pragma("user_version")?);
-    let tables: i64 = connection
-        .query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))
-        .map_err(|e| foreign(path, &e))?;
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
     if application != i64::from(APPLICATION_ID) && (tables > 0 || application != 0) {
         return Err(JournalError::Foreign { path: path.to_owned(), reason: "another program's database".to_owned() });
     }
@@ -121,15 +210,22 @@ fn prepare(connection: &Connection, path: &Path) -> Result<(), JournalError> {
         // Only a new file can take this.
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     }
-    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())).map_err(|e| foreign(path, &e))?;
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     // What is asked for is not always what is had: read it back, since everything rests on it.
     if pragma("synchronous")? != 2 {
         return Err(JournalError::Sqlite("SQLite does not keep synchronous=FULL".to_owned()));
     }
-    connection.pragma_update(None, "journal_size_limit", 16 << 20)?;
-    connection.execute_batch(TABLES).map_err(|e| foreign(path, &e))?;
-    connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+    connection.pragma_update(None, "journal_size_limit", WAL_KEPT)?;
+    connection.execute_batch(TABLES)?;
+    for (table, column, kind) in LATER_COLUMNS {
+        if !connection.column_exists(None, table, column)? {
+            connection.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} {kind}"))?;
+        }
+    }
+    if application == 0 {
+        connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+    }
     if version < i64::from(VERSION) {
         connection.pragma_update(None, "user_version", VERSION)?;
     }
@@ -137,13 +233,10 @@ fn prepare(connection: &Connection, path: &Path) -> Result<(), JournalError> {
 }
 
 fn identity(connection: &Connection) -> Result<Option<(JournalId, String)>, JournalError> {
-    let get = |key: Key| {
-        connection
-            .query_row("SELECT value FROM meta WHERE key = ?1", [key.as_str()], |row| row.get::<_, String>(0))
-            .optional()
+    let (Some(id), Some(node)) = (meta::get(connection, Key::Journal)?, meta::get(connection, Key::Node)?) else {
+        return Ok(None);
     };
-    let (Some(id), Some(node)) = (get(Key::Journal)?, get(Key::Node)?) else { return Ok(None) };
-    let id = uuid::Uuid::parse_str(&id).map_err(|e| JournalError::Sqlite(format!("the journal's id `{id}`: {e}")))?;
+    let id = uuid::Uuid::parse_str(&id).map_err(|e| JournalError::Damaged(format!("its id `{id}`: {e}")))?;
     Ok(Some((JournalId(id), node)))
 }
 

@@ -5,9 +5,11 @@
 use super::error::JournalError;
 use super::open::Journal;
 use super::rows::{headers_from_json, headers_to_json};
-use crate::model::header::RawHeaders;
+use crate::model::header::{RawHeaders, names};
+use crate::model::lanes::RowId;
+use crate::model::message::StreamKind;
 use bytes::Bytes;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 /// Entries of one class keep their order; classes never wait for each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,17 +65,39 @@ pub struct Entry {
 }
 
 pub(super) fn add(connection: &Connection, reports: &[Report]) -> Result<(), JournalError> {
-    let mut statement =
-        connection.prepare_cached("INSERT INTO outbox (class, subject, headers, body) VALUES (?1, ?2, ?3, ?4)")?;
-    for report in reports {
-        statement.execute(params![
+    reports.iter().try_for_each(|report| insert(connection, report, None))
+}
+
+/// Adds what is said at the end of a message. The terminal record of a command is noted as such, to be kept once it is
+/// published.
+pub(super) fn add_about(
+    connection: &Connection,
+    row: RowId,
+    stream: StreamKind,
+    reports: &[Report],
+) -> Result<(), JournalError> {
+    let is_kept = |report: &Report| stream == StreamKind::Commands && report.is_terminal_record();
+    reports.iter().try_for_each(|report| insert(connection, report, is_kept(report).then_some(row)))
+}
+
+fn insert(connection: &Connection, report: &Report, about: Option<RowId>) -> Result<(), JournalError> {
+    connection
+        .prepare_cached("INSERT INTO outbox (class, subject, headers, body, message) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![
             report.class.number(),
             report.subject,
             headers_to_json(&report.headers),
-            report.body.as_ref()
+            report.body.as_ref(),
+            about.map(|row| row.0),
         ])?;
-    }
     Ok(())
+}
+
+impl Report {
+    /// True for the record of which the broker keeps one alone.
+    fn is_terminal_record(&self) -> bool {
+        self.class == Class::Ack && self.headers.get(names::EXPECTED_LAST_SUBJECT_SEQ).is_some()
+    }
 }
 
 impl Journal {
@@ -126,9 +150,21 @@ impl Journal {
             .await
     }
 
-    /// These entries are stored at their destination. Lazy: publishing one again after a crash changes nothing.
-    pub async fn published(&self, entries: Vec<EntryId>) -> Result<(), JournalError> {
-        self.writer.lazily(move |connection| remove(connection, &entries)).await
+    /// The entries of a class up to `up_to`, and these others, are stored at their destination or set aside. Lazy:
+    /// publishing one again after a crash changes nothing; what a failing disk kept from being removed is with the next
+    /// call.
+    pub async fn published(&self, class: Class, up_to: EntryId, others: Vec<EntryId>) -> Result<(), JournalError> {
+        self.writer
+            .lazily(move |connection| {
+                let mut gone: Vec<EntryId> = connection
+                    .prepare_cached("SELECT id FROM outbox WHERE class = ?1 AND parked IS NULL AND id <= ?2")?
+                    .query_map(params![class.number(), up_to.0], |row| Ok(EntryId(row.get(0)?)))?
+                    .collect::<Result<_, _>>()?;
+                gone.extend(others);
+                gone.iter().try_for_each(|entry| super::records::keep(connection, *entry))?;
+                remove(connection, &gone)
+            })
+            .await
     }
 
     /// These entries have left, and a meta value tells so; durable on return.
@@ -145,8 +181,14 @@ impl Journal {
     pub async fn park(&self, entry: EntryId, reason: String, instead: Vec<Report>) -> Result<(), JournalError> {
         self.writer
             .call(move |connection| {
-                connection.execute("UPDATE outbox SET parked = ?2 WHERE id = ?1", params![entry.0, reason])?;
-                add(connection, &instead)
+                let about: Option<i64> = connection
+                    .prepare_cached("UPDATE outbox SET parked = ?2 WHERE id = ?1 RETURNING message")?
+                    .query_row(params![entry.0, reason], |row| row.get(0))
+                    .optional()?
+                    .flatten();
+                instead.iter().try_for_each(|report| {
+                    insert(connection, report, about.map(RowId).filter(|_| report.is_terminal_record()))
+                })
             })
             .await
     }

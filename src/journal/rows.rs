@@ -22,6 +22,8 @@ pub struct HeldRun {
     pub process: Option<Started>,
     /// The boot in which it began.
     pub boot: Option<String>,
+    /// When it began.
+    pub started_at: Option<Timestamp>,
 }
 
 pub(super) fn stream_number(stream: StreamKind) -> i64 {
@@ -44,7 +46,7 @@ pub(super) fn kind_number(kind: Option<Kind>) -> i64 {
     }
 }
 
-fn kind_of(number: i64) -> Kind {
+pub(super) fn kind_of(number: i64) -> Kind {
     match number {
         0 => Kind::Command,
         1 => Kind::Event,

@@ -5,7 +5,13 @@
 pub(super) const APPLICATION_ID: i32 = 0x6564_6777;
 
 /// `PRAGMA user_version`; raised when a table or column is added.
-pub(super) const VERSION: i32 = 1;
+pub(super) const VERSION: i32 = 2;
+
+/// Columns that came after version 1: table, column, type.
+pub(super) const LATER_COLUMNS: [(&str, &str, &str); 2] = [
+    ("messages", "name", "TEXT"),     // the method, with its lane token behind a dot
+    ("outbox", "message", "INTEGER"), // the message whose terminal record it is, where that is kept once published
+];
 
 pub(super) const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS meta (
@@ -30,7 +36,7 @@ CREATE TABLE IF NOT EXISTS messages (
     msg_id      TEXT NOT NULL,
     sender      TEXT NOT NULL,
     kind        INTEGER NOT NULL,
-    lane        INTEGER,                  -- null: never queued
+    lane        INTEGER,                  -- null: never queued; means nothing once finished
     phase       INTEGER NOT NULL,         -- 0 queued, 1 running, 2 waiting, 3 finished
     attempt     INTEGER NOT NULL DEFAULT 0,
     state       TEXT,                     -- once finished
@@ -53,6 +59,20 @@ CREATE TABLE IF NOT EXISTS bodies (
     body    BLOB NOT NULL
 );
 
+CREATE TABLE IF NOT EXISTS cancels (
+    sender   TEXT NOT NULL,               -- whose message
+    msg_id   TEXT NOT NULL,
+    asked_by TEXT NOT NULL,
+    until    INTEGER NOT NULL,            -- ns, the broker's clock; kept so long for what may still come
+    PRIMARY KEY (sender, msg_id)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS cancels_until ON cancels (until);
+CREATE TABLE IF NOT EXISTS records (       -- terminal records of commands, published, to be published again
+    id      INTEGER PRIMARY KEY,          -- the message's
+    subject TEXT NOT NULL,
+    body    BLOB NOT NULL                 -- without output where that made it large
+);
+
 CREATE TABLE IF NOT EXISTS positions (
     stream    INTEGER PRIMARY KEY,
     seq       INTEGER NOT NULL,           -- the last message taken
@@ -69,4 +89,33 @@ CREATE TABLE IF NOT EXISTS outbox (
     parked  TEXT                          -- why it cannot be published
 );
 CREATE INDEX IF NOT EXISTS outbox_open ON outbox (class, id) WHERE parked IS NULL;
+";
+
+/// What is derived from the tables and counted in memory: the bytes of bodies held, in all (0), by sender (1), by lane
+/// (2). Triggers keep it, so that it is part of every transaction, whoever writes.
+pub(super) const HELD: &str = "
+PRAGMA temp_store = MEMORY;
+CREATE TEMP TABLE held (what INTEGER, owner, bytes INTEGER NOT NULL, PRIMARY KEY (what, owner)) WITHOUT ROWID;
+INSERT INTO held SELECT 2, m.lane, sum(octet_length(b.subject) + octet_length(b.headers) + octet_length(b.body))
+    FROM main.bodies b JOIN main.messages m ON m.id = b.id WHERE m.lane IS NOT NULL GROUP BY m.lane;
+INSERT INTO held SELECT 1, l.sender, sum(h.bytes) FROM held h JOIN main.lanes l ON l.id = h.owner
+    WHERE h.what = 2 GROUP BY l.sender;
+INSERT INTO held SELECT 0, '', coalesce(sum(bytes), 0) FROM held WHERE what = 1;
+CREATE TEMP TRIGGER held_more AFTER INSERT ON main.bodies BEGIN
+    INSERT INTO held
+        SELECT w.what, CASE w.what WHEN 0 THEN '' WHEN 1 THEN m.sender ELSE m.lane END,
+               octet_length(NEW.subject) + octet_length(NEW.headers) + octet_length(NEW.body)
+        FROM messages m, (SELECT 0 AS what UNION ALL SELECT 1 UNION ALL SELECT 2) w
+        WHERE m.id = NEW.id AND m.lane IS NOT NULL
+        ON CONFLICT (what, owner) DO UPDATE SET bytes = bytes + excluded.bytes;
+END;
+CREATE TEMP TRIGGER held_less AFTER DELETE ON main.bodies BEGIN
+    UPDATE held SET bytes = bytes - octet_length(OLD.subject) - octet_length(OLD.headers) - octet_length(OLD.body)
+        WHERE (what = 0 AND owner = '')
+           OR (what = 1 AND owner = (SELECT sender FROM messages WHERE id = OLD.id))
+           OR (what = 2 AND owner = (SELECT lane FROM messages WHERE id = OLD.id));
+    DELETE FROM held WHERE bytes <= 0 AND (
+              (what = 1 AND owner = (SELECT sender FROM messages WHERE id = OLD.id))
+           OR (what = 2 AND owner = (SELECT lane FROM messages WHERE id = OLD.id)));
+END;
 ";

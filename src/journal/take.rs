@@ -1,13 +1,16 @@
 //! Taking: messages become the node's. Only then is the broker's consumer acked.
 //!
-//! Owns the rule that (from, id) is run once, and the position in each stream.
+//! Owns the rule that (from, id) is run once, the share of lanes and senders, and the position in each stream.
 
+use super::cancel::{self, Cancel, Met, Words};
 use super::error::JournalError;
 use super::open::Journal;
 use super::outbox::{self, Report};
 use super::rows::{
     FINISHED, QUEUED, RUNNING, headers_to_json, kind_number, lane_number, ref_at, seq_number, stream_number,
 };
+use super::shares::{self, Full};
+use super::work::Loaded;
 use crate::model::id::{MessageId, MsgRef};
 use crate::model::lanes::RowId;
 use crate::model::message::{Kind, StoredMessage, StreamKind};
@@ -15,6 +18,7 @@ use crate::model::state::{Phase, State, Step};
 use crate::model::subject::LaneKey;
 use crate::model::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
+use std::sync::Arc;
 
 /// What is to become of a message at the door.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +39,8 @@ pub enum Door {
         /// What the node remembers from it.
         remember: Vec<(super::Key, String)>,
     },
+    /// It is a cancel: kept, carried out and answered in the same commit.
+    Cancel(Cancel),
 }
 
 /// A message that has arrived.
@@ -49,8 +55,12 @@ pub struct Arrival {
     pub kind: Option<Kind>,
     /// What is to become of it.
     pub door: Door,
+    /// Its method, with the lane token behind a dot; what its record is named by.
+    pub name: String,
     /// What is to be told where it turns out to be a copy of that message.
     pub if_copy: Box<dyn FnOnce(MsgRef) -> Vec<Report> + Send>,
+    /// What is to be told where there is no space for it to wait.
+    pub if_full: Box<dyn FnOnce(Full) -> Vec<Report> + Send>,
 }
 
 /// What became of an arrival.
@@ -62,6 +72,12 @@ pub enum Taken {
     Known,
     /// It is a copy of an earlier message, linked to it and not run.
     Copy(RowId),
+    /// A cancel came before it: it is over.
+    Cancelled(RowId),
+    /// It is a cancel that met these.
+    CarriedOut(Vec<Met>),
+    /// There was no space for it to wait; it is over, `refused`.
+    Refused(RowId),
 }
 
 /// The last message taken from a stream.
@@ -75,15 +91,22 @@ pub struct Position {
 
 impl Journal {
     /// Takes messages of one stream, in order, and moves its position to the last; durable on return. `now` is the
-    /// broker's time as the node knows it.
-    pub async fn take(&self, arrivals: Vec<Arrival>, now: Timestamp) -> Result<Vec<Taken>, JournalError> {
-        let boot = self.boot.clone();
+    /// broker's time as the node knows it, `words` what is told about cancels.
+    pub async fn take(
+        &self,
+        arrivals: Vec<Arrival>,
+        now: Timestamp,
+        words: Arc<dyn Words>,
+    ) -> Result<Vec<Taken>, JournalError> {
+        let (boot, space) = (self.boot.clone(), self.space);
         self.writer
             .call(move |connection| {
                 let last = arrivals.last().map(|a| (a.message.at, size_of(&a.message)));
                 let taken = arrivals
                     .into_iter()
-                    .map(|a| take_one(connection, a, now, boot.as_deref()))
+                    .map(|a| {
+                        take_one(connection, a, &Here { now, boot: boot.as_deref(), space, words: words.as_ref() })
+                    })
                     .collect::<Result<_, _>>()?;
                 if let Some((at, size)) = last {
                     set_position(connection, at, size)?;
@@ -134,54 +157,81 @@ fn set_position(connection: &Connection, at: MsgRef, size: u64) -> Result<(), Jo
     Ok(())
 }
 
-fn take_one(
-    connection: &Connection,
-    arrival: Arrival,
+/// What one transaction goes by.
+struct Here<'a> {
     now: Timestamp,
-    boot: Option<&str>,
-) -> Result<Taken, JournalError> {
-    let Arrival { message, id, from, kind, door, if_copy } = arrival;
+    boot: Option<&'a str>,
+    space: u64,
+    words: &'a dyn Words,
+}
+
+fn take_one(connection: &Connection, arrival: Arrival, here: &Here<'_>) -> Result<Taken, JournalError> {
+    let Arrival { message, id, from, kind, name, door, if_copy, if_full } = arrival;
     let at = message.at;
-    let known = connection
-        .prepare_cached("SELECT id FROM messages WHERE stream = ?1 AND seq = ?2 AND stored_at = ?3")?
-        .query_row(params![stream_number(at.stream), seq_number(at.seq), at.stored_at.nanos()], |row| {
-            row.get::<_, i64>(0)
-        })
-        .optional()?;
-    if known.is_some() {
+    if is_known(connection, at)? {
         return Ok(Taken::Known);
     }
-    let original = connection
-        .prepare_cached(
-            "SELECT id, stream, seq, stored_at FROM messages
-             WHERE sender = ?1 AND msg_id = ?2 AND kind = ?3 AND original IS NULL",
-        )?
-        .query_row(params![from, id.as_str(), kind_number(kind)], |row| Ok((RowId(row.get(0)?), ref_at(row, 1)?)))
-        .optional()?;
-    let common = Common { at, id: &id, from: &from, kind, now };
-    if let Some((row, first)) = original {
+    let common = Common { at, id: &id, from: &from, kind, name: &name, now: here.now };
+    if let Some((row, first)) = original(connection, &common)? {
         insert(connection, &common, None, Phase::Finished(State::Duplicate), Some(row))?;
         outbox::add(connection, &if_copy(first))?;
         return Ok(Taken::Copy(row));
     }
     match door {
         Door::Queue { lane, start } => {
+            if let Some(by) = cancel::standing(connection, &from, &id, here.now)? {
+                let row = insert(connection, &common, None, Phase::Queued.next(Step::Finish(State::Cancelled))?, None)?;
+                let loaded = Loaded { message, received_at: here.now, started_at: None, attempt: 0 };
+                outbox::add_about(connection, row, at.stream, &here.words.cancelled(&loaded, &by, here.now))?;
+                return Ok(Taken::Cancelled(row));
+            }
             let lane = lane_number(connection, &lane)?;
+            // What begins at once does not wait: a full journal stops nobody whose lane is free.
+            let waiting = if start { None } else { Some(size_of(&message)) };
+            if let Some(size) = waiting
+                && let Some(full) = shares::refuses(connection, here.space, lane, &from, size)?
+            {
+                let row = insert(connection, &common, None, Phase::Finished(State::Refused), None)?;
+                outbox::add_about(connection, row, at.stream, &if_full(full))?;
+                return Ok(Taken::Refused(row));
+            }
             let phase = if start { Phase::Queued.next(Step::Start)? } else { Phase::Queued };
             let row = insert(connection, &common, Some(lane), phase, None)?;
             keep_body(connection, row, &message)?;
             if start {
-                super::work::note_start(connection, row, now, boot)?;
+                super::work::note_start(connection, row, here.now, here.boot)?;
             }
             Ok(Taken::New(row))
         }
         Door::Over { state, reports, remember } => {
             let row = insert(connection, &common, None, Phase::Finished(state), None)?;
-            outbox::add(connection, &reports)?;
+            outbox::add_about(connection, row, at.stream, &reports)?;
             remember.iter().try_for_each(|(key, value)| super::meta::put(connection, *key, value))?;
             Ok(Taken::New(row))
         }
+        Door::Cancel(cancel) => {
+            let met = cancel::carry_out(connection, &cancel, here.words, here.now)?;
+            let row = insert(connection, &common, None, Phase::Finished(State::Succeeded), None)?;
+            outbox::add_about(connection, row, at.stream, &here.words.carried_out(&message, &met, here.now))?;
+            Ok(Taken::CarriedOut(met))
+        }
     }
+}
+
+fn is_known(connection: &Connection, at: MsgRef) -> Result<bool, JournalError> {
+    let mut statement =
+        connection.prepare_cached("SELECT 1 FROM messages WHERE stream = ?1 AND seq = ?2 AND stored_at = ?3")?;
+    Ok(statement.exists(params![stream_number(at.stream), seq_number(at.seq), at.stored_at.nanos()])?)
+}
+
+/// The message with the same (from, id), where there is one.
+fn original(connection: &Connection, common: &Common<'_>) -> Result<Option<(RowId, MsgRef)>, JournalError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id, stream, seq, stored_at FROM messages
+         WHERE sender = ?1 AND msg_id = ?2 AND kind = ?3 AND original IS NULL",
+    )?;
+    let columns = params![common.from, common.id.as_str(), kind_number(common.kind)];
+    Ok(statement.query_row(columns, |row| Ok((RowId(row.get(0)?), ref_at(row, 1)?))).optional()?)
 }
 
 struct Common<'a> {
@@ -189,6 +239,7 @@ struct Common<'a> {
     id: &'a MessageId,
     from: &'a str,
     kind: Option<Kind>,
+    name: &'a str,
     now: Timestamp,
 }
 
@@ -207,8 +258,8 @@ fn insert(
     let finished_at = state.map(|_| common.now.nanos());
     connection
         .prepare_cached(
-            "INSERT INTO messages (stream, seq, stored_at, msg_id, sender, kind, lane, phase, attempt, state, received_at, finished_at, original)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+            "INSERT INTO messages (stream, seq, stored_at, msg_id, sender, kind, lane, phase, attempt, state, received_at, finished_at, original, name)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
         )?
         .execute(params![
             stream_number(common.at.stream),
@@ -224,6 +275,7 @@ fn insert(
             common.now.nanos(),
             finished_at,
             original.map(|row| row.0),
+            common.name,
         ])?;
     Ok(RowId(connection.last_insert_rowid()))
 }

@@ -1,5 +1,11 @@
 //! The journal as a whole: real files, opened again as after a crash.
 
+mod damage;
+mod records;
+mod shares;
+mod thin;
+mod trouble;
+
 use super::*;
 use crate::model::header::RawHeaders;
 use crate::model::id::{MessageId, MsgRef, StreamSeq};
@@ -10,6 +16,7 @@ use crate::model::state::State;
 use crate::model::subject::LaneKey;
 use crate::model::time::Timestamp;
 use bytes::Bytes;
+use std::sync::Arc;
 
 const NOW: Timestamp = Timestamp::from_nanos(1_000);
 
@@ -57,7 +64,9 @@ fn arrival(seq: u64, id: &str, door: Door) -> Arrival {
         from: "ops".into(),
         kind: Some(Kind::Command),
         door,
+        name: "shell".into(),
         if_copy: Box::new(|first| vec![report(&format!("copy of {first}"))]),
+        if_full: Box::new(|full| vec![report(&format!("full: {full}"))]),
     }
 }
 
@@ -73,13 +82,39 @@ fn ended(state: State) -> Ended {
     Ended { state, reports: vec![report(state.as_str())] }
 }
 
+/// What is told about cancels, in short.
+struct Said;
+
+impl Words for Said {
+    fn cancelled(&self, message: &Loaded, by: &str, _: Timestamp) -> Vec<Report> {
+        vec![report(&format!("{} cancelled by {by} after try {}", message.message.at, message.attempt))]
+    }
+    fn cancel_requested(&self, message: &Loaded, by: &str) -> Vec<Report> {
+        vec![report(&format!("{} cancel requested by {by} in try {}", message.message.at, message.attempt))]
+    }
+    fn carried_out(&self, cancel: &StoredMessage, met: &[Met], _: Timestamp) -> Vec<Report> {
+        vec![report(&format!("{} met {}", cancel.at, met.len()))]
+    }
+}
+
+/// A cancel of `ops`'s message of this id, kept until 10,000 ns.
+fn cancel(seq: u64, id: &str) -> Arrival {
+    let of = Cancel {
+        from: "ops".to_owned(),
+        id: MessageId::try_from(id.to_owned()).unwrap(),
+        by: "chief".to_owned(),
+        until: Timestamp::from_nanos(10_000),
+    };
+    Arrival { kind: Some(Kind::Control), ..arrival(seq, &format!("c{seq}"), Door::Cancel(of)) }
+}
+
 async fn told(journal: &Journal) -> Vec<String> {
     let entries = journal.outbox(Class::Ack, EntryId(0), 100, usize::MAX).await.unwrap();
     entries.into_iter().map(|entry| entry.report.subject).collect()
 }
 
 async fn take(journal: &Journal, arrivals: Vec<Arrival>) -> Vec<Taken> {
-    journal.take(arrivals, NOW).await.unwrap()
+    journal.take(arrivals, NOW, Arc::new(Said)).await.unwrap()
 }
 
 #[tokio::test]
@@ -119,7 +154,7 @@ async fn a_lane_is_worked_off_in_order_and_everything_survives_a_restart() {
         panic!("not started")
     };
     assert_eq!((loaded.attempt, loaded.message.body.as_ref()), (1, &b"body of 2"[..]));
-    journal.try_again(RowId(2), vec![]).await.unwrap();
+    assert!(journal.try_again(RowId(2), vec![], NOW).await.unwrap());
     let Decision::Started(loaded) = journal.start(RowId(2), NOW, |_| Verdict::Start).await.unwrap() else {
         panic!("not started again")
     };
@@ -178,11 +213,67 @@ async fn the_outbox_keeps_order_and_sets_aside_what_cannot_leave() {
     assert_eq!(entries.len(), 2);
     let later = journal.outbox(Class::Ack, entries[1].id, 2, usize::MAX).await.unwrap();
     assert_eq!(later[0].report.subject, "c");
-    journal.published(vec![entries[0].id]).await.unwrap();
+    journal.published(Class::Ack, entries[0].id, vec![]).await.unwrap();
     journal.park(entries[1].id, "too large".into(), vec![report("small b")]).await.unwrap();
     assert_eq!(told(&journal).await, vec!["c", "small b"]);
     assert_eq!(journal.outbox_len().await.unwrap(), 2);
     assert!(journal.report_once(Key::Inmsg, "mark".into(), vec![report("d")]).await.unwrap());
     assert!(!journal.report_once(Key::Inmsg, "mark".into(), vec![report("d")]).await.unwrap());
     assert_eq!(journal.outbox_len().await.unwrap(), 3);
+}
+
+#[tokio::test]
+async fn a_cancel_ends_what_waits_and_stops_what_runs() {
+    let bed = Bed::new();
+    let journal = bed.open();
+    let begun = Door::Queue { lane: lane("x"), start: true };
+    take(&journal, vec![arrival(1, "a", begun), arrival(2, "b", queue("x")), arrival(3, "c", queue("x"))]).await;
+    let met = take(&journal, vec![cancel(4, "b"), cancel(5, "a")]).await;
+    let over = Met::Ended { row: RowId(2), lane: lane("x"), next: Some(RowId(1)) };
+    let to_stop = Met::ToStop { row: RowId(1), lane: lane("x") };
+    assert_eq!(met, vec![Taken::CarriedOut(vec![over]), Taken::CarriedOut(vec![to_stop])]);
+    assert_eq!(
+        told(&journal).await,
+        ["s2 cancelled by chief after try 0", "s4 met 1", "s1 cancel requested by chief in try 1", "s5 met 1"]
+    );
+    assert_eq!(journal.start(RowId(2), NOW, |_| Verdict::Start).await.unwrap(), Decision::Gone);
+    assert_eq!(journal.open_lane(lane("x")).await.unwrap(), Some((RowId(1), 2)));
+
+    drop(journal);
+    let journal = bed.open();
+    assert_eq!(journal.cancelled_by(RowId(1), NOW).await.unwrap().as_deref(), Some("chief"), "a restart keeps it");
+    assert_eq!(journal.cancelled_by(RowId(3), NOW).await.unwrap(), None);
+    assert!(!journal.try_again(RowId(1), vec![report("retrying")], NOW).await.unwrap(), "no further try");
+    let next = journal.finish(RowId(1), ended(State::Cancelled), NOW).await.unwrap();
+    assert_eq!(next, Some(RowId(3)));
+    let again = take(&journal, vec![cancel(6, "a"), cancel(4, "b")]).await;
+    assert_eq!(again, vec![Taken::CarriedOut(vec![Met::WasOver(State::Cancelled)]), Taken::Known]);
+}
+
+#[tokio::test]
+async fn a_cancel_is_kept_for_what_comes_later() {
+    let bed = Bed::new();
+    let journal = bed.open();
+    let begun = Door::Queue { lane: lane("x"), start: true };
+    let taken = take(&journal, vec![cancel(1, "a"), arrival(2, "a", begun.clone()), arrival(3, "b", begun)]).await;
+    assert_eq!(taken, vec![Taken::CarriedOut(vec![]), Taken::Cancelled(RowId(2)), Taken::New(RowId(3))]);
+    assert_eq!(told(&journal).await, ["s1 met 0", "s2 cancelled by chief after try 0"]);
+    assert_eq!(take(&journal, vec![arrival(4, "a", queue("x"))]).await, vec![Taken::Copy(RowId(2))]);
+
+    take(&journal, vec![cancel(5, "late")]).await;
+    let after = Timestamp::from_nanos(10_001);
+    let taken = journal.take(vec![arrival(6, "late", queue("x"))], after, Arc::new(Said)).await.unwrap();
+    assert_eq!(taken, vec![Taken::New(RowId(6))], "its time was over");
+}
+
+#[tokio::test]
+async fn a_message_that_waits_for_its_next_try_is_cancelled_too() {
+    let bed = Bed::new();
+    let journal = bed.open();
+    take(&journal, vec![arrival(1, "a", Door::Queue { lane: lane("x"), start: true })]).await;
+    assert!(journal.try_again(RowId(1), vec![], NOW).await.unwrap());
+    let met = take(&journal, vec![cancel(2, "a")]).await;
+    assert_eq!(met, vec![Taken::CarriedOut(vec![Met::Ended { row: RowId(1), lane: lane("x"), next: None }])]);
+    assert_eq!(told(&journal).await, ["s1 cancelled by chief after try 1", "s2 met 1"]);
+    assert_eq!(journal.open_lane(lane("x")).await.unwrap(), None);
 }

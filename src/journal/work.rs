@@ -2,10 +2,13 @@
 //!
 //! Owns the walk through [`Phase`] in the database, and what a new agent finds of the last one's work.
 
+use super::cancel;
 use super::error::JournalError;
 use super::open::Journal;
 use super::outbox::{self, Report};
-use super::rows::{FINISHED, HeldRun, RUNNING, WAITING, headers_from_json, lane_at, phase, ref_at};
+use super::rows::{
+    FINISHED, HeldRun, RUNNING, WAITING, headers_from_json, lane_at, lane_number, phase, ref_at, stream_of,
+};
 use crate::model::lanes::RowId;
 use crate::model::message::StoredMessage;
 use crate::model::process::Started;
@@ -22,6 +25,8 @@ pub struct Loaded {
     pub message: StoredMessage,
     /// When it was taken.
     pub received_at: Timestamp,
+    /// When its last try began.
+    pub started_at: Option<Timestamp>,
     /// The tries begun so far.
     pub attempt: u32,
 }
@@ -54,6 +59,8 @@ pub enum Decision {
         /// The lane's new head.
         next: Option<RowId>,
     },
+    /// It was over already: cancelled while it was thought to be its lane's head.
+    Gone,
 }
 
 impl Journal {
@@ -67,10 +74,14 @@ impl Journal {
         let boot = self.boot.clone();
         self.writer
             .call(move |connection| {
+                let before = phase(connection, row)?;
+                if let Phase::Finished(_) = before {
+                    return Ok(Decision::Gone);
+                }
                 let mut loaded = load(connection, row)?;
                 match judge(&loaded) {
                     Verdict::Start => {
-                        let next = phase(connection, row)?.next(Step::Start)?;
+                        let next = before.next(Step::Start)?;
                         connection
                             .prepare_cached("UPDATE messages SET phase = ?2, attempt = ?3 WHERE id = ?1")?
                             .execute(params![row.0, RUNNING, next.attempt()])?;
@@ -89,15 +100,20 @@ impl Journal {
         self.writer.call(move |connection| end(connection, row, ended, now)).await
     }
 
-    /// A try is over, or was broken off, and another follows.
-    pub async fn try_again(&self, row: RowId, reports: Vec<Report>) -> Result<(), JournalError> {
+    /// A try is over, or was broken off, and another follows. False, and nothing is changed, where the message has been
+    /// cancelled: that try was its last.
+    pub async fn try_again(&self, row: RowId, reports: Vec<Report>, now: Timestamp) -> Result<bool, JournalError> {
         self.writer
             .call(move |connection| {
+                if cancel::of_row(connection, row, now)?.is_some() {
+                    return Ok(false);
+                }
                 phase(connection, row)?.next(Step::TryAgain)?;
                 connection
                     .prepare_cached("UPDATE messages SET phase = ?2, pid = NULL, pid_start = NULL WHERE id = ?1")?
                     .execute(params![row.0, WAITING])?;
-                outbox::add(connection, &reports)
+                outbox::add(connection, &reports)?;
+                Ok(true)
             })
             .await
     }
@@ -124,12 +140,20 @@ impl Journal {
     pub async fn held_runs(&self) -> Result<Vec<HeldRun>, JournalError> {
         self.writer
             .read(|connection| {
-                let mut statement = connection
-                    .prepare("SELECT id, attempt, pid, pid_start, boot FROM messages WHERE phase = 1 ORDER BY id")?;
+                let mut statement = connection.prepare(
+                    "SELECT id, attempt, pid, pid_start, boot, started_at FROM messages WHERE phase = 1 ORDER BY id",
+                )?;
                 let read = |row: &rusqlite::Row<'_>| {
                     let (pid, start): (Option<u32>, Option<i64>) = (row.get(2)?, row.get(3)?);
                     let process = pid.zip(start).map(|(pid, start)| Started { pid, start_time: start.unsigned_abs() });
-                    Ok(HeldRun { row: RowId(row.get(0)?), attempt: row.get(1)?, process, boot: row.get(4)? })
+                    let started_at = row.get::<_, Option<i64>>(5)?.map(Timestamp::from_nanos);
+                    Ok(HeldRun {
+                        row: RowId(row.get(0)?),
+                        attempt: row.get(1)?,
+                        process,
+                        boot: row.get(4)?,
+                        started_at,
+                    })
                 };
                 let runs = statement.query_map([], read)?.collect::<Result<_, _>>()?;
                 Ok(runs)
@@ -154,6 +178,20 @@ impl Journal {
                     }
                 }
                 Ok(lanes)
+            })
+            .await
+    }
+
+    /// What a lane has in it: its head and how many; `None` where it is empty.
+    pub async fn open_lane(&self, key: LaneKey) -> Result<Option<(RowId, u64)>, JournalError> {
+        self.writer
+            .call(move |connection| {
+                let lane = lane_number(connection, &key)?;
+                let mut statement = connection
+                    .prepare_cached("SELECT min(id), count(*) FROM messages WHERE lane = ?1 AND phase < 3")?;
+                let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, i64>(1)?));
+                let (head, count) = statement.query_row([lane], read)?;
+                Ok(head.map(|head| (RowId(head), count.unsigned_abs())))
             })
             .await
     }
@@ -200,9 +238,9 @@ pub(super) fn note_start(
     Ok(())
 }
 
-fn load(connection: &Connection, row: RowId) -> Result<Loaded, JournalError> {
+pub(super) fn load(connection: &Connection, row: RowId) -> Result<Loaded, JournalError> {
     let mut statement = connection.prepare_cached(
-        "SELECT m.stream, m.seq, m.stored_at, m.received_at, m.attempt, b.subject, b.headers, b.body
+        "SELECT m.stream, m.seq, m.stored_at, m.received_at, m.attempt, b.subject, b.headers, b.body, m.started_at
          FROM messages m JOIN bodies b ON b.id = m.id WHERE m.id = ?1",
     )?;
     let read = |r: &rusqlite::Row<'_>| {
@@ -212,20 +250,28 @@ fn load(connection: &Connection, row: RowId) -> Result<Loaded, JournalError> {
             headers: headers_from_json(&r.get::<_, String>(6)?),
             body: Bytes::from(r.get::<_, Vec<u8>>(7)?),
         };
-        Ok(Loaded { message, received_at: Timestamp::from_nanos(r.get(3)?), attempt: r.get(4)? })
+        let started_at = r.get::<_, Option<i64>>(8)?.map(Timestamp::from_nanos);
+        Ok(Loaded { message, received_at: Timestamp::from_nanos(r.get(3)?), started_at, attempt: r.get(4)? })
     };
     statement.query_row([row.0], read).optional()?.ok_or(JournalError::NoRow(row.0))
 }
 
-fn end(connection: &Connection, row: RowId, ended: Ended, now: Timestamp) -> Result<Option<RowId>, JournalError> {
+pub(super) fn end(
+    connection: &Connection,
+    row: RowId,
+    ended: Ended,
+    now: Timestamp,
+) -> Result<Option<RowId>, JournalError> {
     let Phase::Finished(state) = phase(connection, row)?.next(Step::Finish(ended.state))? else {
         return Err(JournalError::NoRow(row.0));
     };
-    let lane: Option<i64> = connection
-        .prepare_cached("UPDATE messages SET phase = ?2, state = ?3, finished_at = ?4 WHERE id = ?1 RETURNING lane")?
-        .query_row(params![row.0, FINISHED, state.as_str(), now.nanos()], |r| r.get(0))?;
+    let (lane, stream): (Option<i64>, i64) = connection
+        .prepare_cached(
+            "UPDATE messages SET phase = ?2, state = ?3, finished_at = ?4 WHERE id = ?1 RETURNING lane, stream",
+        )?
+        .query_row(params![row.0, FINISHED, state.as_str(), now.nanos()], |r| Ok((r.get(0)?, r.get(1)?)))?;
     connection.prepare_cached("DELETE FROM bodies WHERE id = ?1")?.execute([row.0])?;
-    outbox::add(connection, &ended.reports)?;
+    outbox::add_about(connection, row, stream_of(stream), &ended.reports)?;
     let next = connection
         .prepare_cached("SELECT min(id) FROM messages WHERE lane = ?1 AND phase < 3")?
         .query_row([lane], |r| r.get::<_, Option<i64>>(0))?;

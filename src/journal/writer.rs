@@ -1,11 +1,15 @@
 //! The one thread that writes: it takes what has been asked for, does it in one transaction, and answers after the commit.
 //!
-//! Owns the connection and group commit. What is *lazy* waits for the next commit that somebody waits for, or for
+//! Owns the connection, group commit, and the count of commits. What is *lazy* waits for the next commit that somebody waits for, or for
 //! [`LAZY`]: doing it again after a crash is harmless, so it is not worth a sync of its own. What only reads is answered
 //! at once and does not see the lazy.
 
 use super::error::JournalError;
+use super::health::Health;
+use super::mark::MarkFile;
+use super::meta::{self, Key};
 use rusqlite::{Connection, Transaction};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -21,7 +25,7 @@ const LAZY: Duration = Duration::from_millis(100);
 
 /// One request: does its part inside a transaction, answers once that is committed.
 trait Job: Send {
-    fn run(&mut self, tx: &mut Transaction<'_>);
+    fn run(&mut self, tx: &mut Transaction<'_>) -> Result<(), JournalError>;
     fn answer(self: Box<Self>, commit: Result<(), JournalError>);
     fn haste(&self) -> Haste;
 }
@@ -49,15 +53,17 @@ where
     F: FnOnce(&Connection) -> Result<T, JournalError> + Send,
     T: Send,
 {
-    fn run(&mut self, tx: &mut Transaction<'_>) {
-        let Some(work) = self.work.take() else { return };
+    fn run(&mut self, tx: &mut Transaction<'_>) -> Result<(), JournalError> {
+        let Some(work) = self.work.take() else { return Ok(()) };
         // A savepoint, so that one request's failure takes nothing of the others with it.
         let result = tx.savepoint().map_err(JournalError::from).and_then(|savepoint| {
             let value = work(&savepoint)?;
             savepoint.commit()?;
             Ok(value)
         });
+        let done = result.as_ref().map(drop).map_err(Clone::clone);
         self.result = Some(result);
+        done
     }
 
     fn answer(mut self: Box<Self>, commit: Result<(), JournalError>) {
@@ -66,7 +72,10 @@ where
             // Whoever asked may have gone; then nobody needs the answer.
             Some(answer) => drop(answer.send(commit.and(result))),
             None => {
-                if let Err(error) = commit.and(result) {
+                // What the disk does not take is told once, for all.
+                if let Err(error) = commit.and(result)
+                    && !error.may_heal()
+                {
                     tracing::warn!(%error, "journal");
                 }
             }
@@ -82,21 +91,30 @@ where
 #[derive(Clone)]
 pub(super) struct Writer {
     jobs: mpsc::Sender<Box<dyn Job>>,
+    health: Arc<Health>,
 }
 
 impl Writer {
     /// Starts the thread. It has a small runtime of its own, for waiting with a timeout.
-    pub(super) fn start(connection: Connection) -> Result<Writer, JournalError> {
+    /// `commits` is how many the journal has seen; the mark follows.
+    pub(super) fn start(connection: Connection, commits: u64, mark: MarkFile) -> Result<Writer, JournalError> {
         let (jobs, queue) = mpsc::channel(QUEUE);
+        let health = Arc::new(Health::new());
+        let file = Ledger { connection, commits, mark, health: Arc::clone(&health), told: None };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
             .map_err(|e| JournalError::Sqlite(format!("no runtime for the writer: {e}")))?;
         std::thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || runtime.block_on(write(connection, queue)))
+            .spawn(move || runtime.block_on(write(file, queue)))
             .map_err(|e| JournalError::Sqlite(format!("no thread for the writer: {e}")))?;
-        Ok(Writer { jobs })
+        Ok(Writer { jobs, health })
+    }
+
+    /// How the journal is.
+    pub(super) fn health(&self) -> &Health {
+        &self.health
     }
 
     /// Does `work` in a transaction; returns once it is durable.
@@ -138,7 +156,7 @@ impl Writer {
     }
 }
 
-async fn write(mut connection: Connection, mut queue: mpsc::Receiver<Box<dyn Job>>) {
+async fn write(mut ledger: Ledger, mut queue: mpsc::Receiver<Box<dyn Job>>) {
     let mut group: Vec<Box<dyn Job>> = Vec::new();
     // When the oldest lazy request of the group is to be done at the latest.
     let mut due = None;
@@ -152,7 +170,7 @@ async fn write(mut connection: Connection, mut queue: mpsc::Receiver<Box<dyn Job
         let mut job = next.ok().flatten();
         while let Some(one) = job.take() {
             match one.haste() {
-                Haste::Read if !now => commit(&mut connection, vec![one]),
+                Haste::Read if !now => ledger.read(one),
                 haste => {
                     now |= haste != Haste::Lazy;
                     group.push(one);
@@ -163,7 +181,7 @@ async fn write(mut connection: Connection, mut queue: mpsc::Receiver<Box<dyn Job
             }
         }
         if now || group.len() >= GROUP {
-            commit(&mut connection, std::mem::take(&mut group));
+            ledger.commit(std::mem::take(&mut group));
         }
         due = if group.is_empty() { None } else { due.or_else(|| Some(Instant::now() + LAZY)) };
         if closed {
@@ -172,10 +190,61 @@ async fn write(mut connection: Connection, mut queue: mpsc::Receiver<Box<dyn Job
     }
 }
 
-fn commit(connection: &mut Connection, mut group: Vec<Box<dyn Job>>) {
-    let done = connection.transaction().map_err(JournalError::from).and_then(|mut tx| {
-        group.iter_mut().for_each(|job| job.run(&mut tx));
-        tx.commit().map_err(JournalError::from)
-    });
-    group.into_iter().for_each(|job| job.answer(done.clone()));
+/// The file with what is known of it.
+struct Ledger {
+    connection: Connection,
+    commits: u64,
+    mark: MarkFile,
+    health: Arc<Health>,
+    /// When the log was last told that it cannot be written.
+    told: Option<Instant>,
+}
+
+impl Ledger {
+    fn read(&mut self, mut job: Box<dyn Job>) {
+        let done = self.connection.transaction().map_err(JournalError::from).and_then(|mut tx| {
+            // Its own error is in its answer.
+            if let Err(error) = job.run(&mut tx) {
+                self.health.failed(&error, &mut self.told);
+            }
+            tx.commit().map_err(JournalError::from)
+        });
+        job.answer(done);
+    }
+
+    fn commit(&mut self, mut group: Vec<Box<dyn Job>>) {
+        if group.is_empty() {
+            return;
+        }
+        let done = self.try_commit(&mut group);
+        match &done {
+            Ok(()) => {
+                self.commits += 1;
+                self.mark.note(self.commits);
+            }
+            Err(error) => self.health.failed(error, &mut self.told),
+        }
+        group.into_iter().for_each(|job| job.answer(done.clone()));
+    }
+
+    fn try_commit(&mut self, group: &mut [Box<dyn Job>]) -> Result<(), JournalError> {
+        let mut tx = self.connection.transaction()?;
+        let mut whole = true;
+        for job in group {
+            if let Err(error) = job.run(&mut tx) {
+                whole &= !error.may_heal();
+                self.health.failed(&error, &mut self.told);
+                // SQLite takes the whole transaction back where the disk fails; what comes after would stand outside.
+                if tx.is_autocommit() {
+                    return Err(error);
+                }
+            }
+        }
+        meta::put(&tx, Key::Commits, &(self.commits + 1).to_string())?;
+        tx.commit()?;
+        if whole {
+            self.health.good();
+        }
+        Ok(())
+    }
 }

@@ -51,7 +51,7 @@ struct Call {
 }
 
 fn check(body: &[u8]) -> Result<BodyFacts, RecordError> {
-    Ok(BodyFacts { user: Call::parse(body)?.user })
+    Ok(BodyFacts { user: Call::parse(body)?.user, ..BodyFacts::default() })
 }
 
 async fn run(work: &Work, cx: &Context) -> Outcome {

@@ -7,7 +7,7 @@ use super::error_event::Code;
 use super::header::{MsgHeaders, id_of};
 use super::id::{MessageId, MsgRef};
 use super::message::{Kind, StoredMessage};
-use super::name::{NodeName, Target};
+use super::name::{NodeName, Sender, Target};
 use super::policy::Policy;
 use super::record::{By, Record, RecordError};
 use super::settings::{Defaults, Settings};
@@ -19,6 +19,8 @@ use super::subject::{MsgSubject, Names};
 pub struct BodyFacts {
     /// The user that it wants to run as.
     pub user: Option<String>,
+    /// The sender whose message it steers, where the body names one.
+    pub whose: Option<Sender>,
 }
 
 /// What admission has to know of a method.
@@ -131,6 +133,10 @@ fn check_allowed(subject: &MsgSubject, body: &[u8], rules: &Rules<'_>) -> Result
         return Err(unknown_method(*kind, method.as_str(), rules));
     };
     let body_facts = (facts.check)(body)?;
+    if let Some(whose) = body_facts.whose.filter(|whose| whose != from && !rules.policy.allows_for_others(from)) {
+        let text = format!("this node's policy does not allow `{from}` to steer the messages of `{whose}`");
+        return Err(RecordError::new(Code::Policy, text));
+    }
     match body_facts.user {
         Some(user) if !rules.policy.allows_user(from, *kind, method, &user) => Err(RecordError::new(
             Code::Policy,

@@ -50,6 +50,8 @@ pub struct AgentConfig {
     pub interval: Duration,
     /// How many messages run at once.
     pub max_running: usize,
+    /// The disk space that bodies of waiting messages may take: no lane more than a quarter, no sender more than half.
+    pub journal_bytes: u64,
     /// How long running work may go on after SIGTERM.
     #[serde(with = "duration_text")]
     pub grace: Duration,
@@ -103,6 +105,7 @@ impl Default for AgentConfig {
         AgentConfig {
             interval: Duration::from_secs(30),
             max_running: 64,
+            journal_bytes: 1 << 30,
             grace: Duration::from_secs(60),
             policy: None,
             log_dir: None,
@@ -128,6 +131,9 @@ pub struct Sources {
     /// Flags: key and value.
     pub flags: Vec<(&'static str, String)>,
 }
+
+/// Below this a journal could not hold one message of each lane.
+const MIN_JOURNAL: u64 = 64 << 10;
 
 /// Variables with our prefix that are not configuration keys.
 const NOT_KEYS: [&str; 4] = ["EDGEWARD_CONFIG", "EDGEWARD_LOG", "EDGEWARD_CACHE", "EDGEWARD_RUN"];
@@ -182,6 +188,9 @@ impl Config {
         }
         if self.agent.interval < Duration::from_millis(100) {
             problems.push("`agent.interval` is below 100ms".to_owned());
+        }
+        if self.agent.journal_bytes < MIN_JOURNAL {
+            problems.push(format!("`agent.journal_bytes` is below {MIN_JOURNAL}"));
         }
         if self.hub.retention < Duration::from_secs(60) {
             problems.push("`hub.retention` is below 1m".to_owned());

@@ -41,6 +41,8 @@ pub mod names {
     pub const SEQ: &str = "Fleet-Seq";
     /// When the message that a record is about was stored.
     pub const STORED_AT: &str = "Fleet-Stored-At";
+    /// Stands for a header line that the client could not read: its text, escaped and shortened.
+    pub const MALFORMED: &str = "Edgeward-Malformed";
     /// Compare-and-set on the last message of the subject.
     pub const EXPECTED_LAST_SUBJECT_SEQ: &str = "Nats-Expected-Last-Subject-Sequence";
 }
@@ -171,9 +173,13 @@ pub struct BadHeader {
 }
 
 impl MsgHeaders {
-    /// Reads the `Fleet-*` headers of a message of this kind. Unknown ones, repeated ones and values that do not parse
-    /// are refused by name: what does not parse is never defaulted.
+    /// Reads the `Fleet-*` headers of a message of this kind. Unknown ones, repeated ones, values that do not parse, and
+    /// lines that are no header at all are refused by name: what does not parse is never defaulted.
     pub fn parse(raw: &RawHeaders, kind: Kind) -> Result<MsgHeaders, BadHeader> {
+        if let Some(line) = raw.get(names::MALFORMED) {
+            // It is escaped already.
+            return Err(BadHeader { name: line.chars().take(200).collect(), reason: "cannot be read".to_owned() });
+        }
         let mut headers = MsgHeaders::default();
         let mut seen: Vec<String> = Vec::new();
         for (name, value) in &raw.0 {
@@ -296,6 +302,8 @@ mod tests {
             let error = MsgHeaders::parse(&raw(&[(name, value)]), Kind::Command).unwrap_err();
             assert_eq!(error.name, name);
         }
+        let unread = MsgHeaders::parse(&raw(&[(names::MALFORMED, "no colon")]), Kind::Command).unwrap_err();
+        assert_eq!(unread.to_string(), "header `no colon` cannot be read");
         assert!(MsgHeaders::parse(&raw(&[("Fleet-Id", "a"), ("fleet-id", "b")]), Kind::Command).is_err());
     }
 

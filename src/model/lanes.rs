@@ -1,7 +1,8 @@
 //! Which message starts next: lanes in order inside, concurrent across, fair between senders (DESIGN §6).
 //!
 //! A value without clock or I/O. It knows of each lane that has something in it only the head and the depth; the
-//! queue itself is in the journal. It never loses a lane: what cannot start now is asked for again.
+//! queue itself is in the journal. It never loses a lane: what cannot start now is asked for again. What it takes for a
+//! lane's head may have been cancelled since; the journal says so at the start, and the lane is [found](Lanes::found) anew.
 //!
 //! A lane is *ready* when it has a head, nothing of it runs, and it is neither waiting for a retry nor stopped nor held.
 //! Among ready lanes the sender with the fewest runs goes first, and of its lanes the one with the oldest head.
@@ -127,14 +128,41 @@ impl Lanes {
         }
     }
 
+    /// A message that did not run is over, cancelled. `next` is the lane's head after it, as the journal tells.
+    pub fn withdrawn(&mut self, key: &LaneKey, row: RowId, next: Option<RowId>) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let depth = lane.depth.saturating_sub(1);
+        match (lane.activity, next) {
+            // Whoever works on the head tells when he is through, or that it is gone.
+            (Activity::Running, _) => lane.depth = depth,
+            _ if lane.head != row => lane.depth = depth,
+            (_, next) => self.found(key, next.map(|head| (head, depth))),
+        }
+    }
+
+    /// What the journal holds of a lane in which nothing runs: its head and its depth, or nothing.
+    pub fn found(&mut self, key: &LaneKey, open: Option<(RowId, u64)>) {
+        self.set_activity(key, Activity::Idle);
+        self.drop_ready(key);
+        match (self.lanes.get_mut(key), open) {
+            (Some(lane), Some((head, depth))) => {
+                (lane.head, lane.depth, lane.behind) = (head, depth.max(1), None);
+                self.refresh(key);
+            }
+            _ => {
+                self.lanes.remove(key);
+            }
+        }
+    }
+
     /// The head of a lane goes back to wait for its next try; it keeps its place.
     pub fn waiting(&mut self, key: &LaneKey) {
         self.set_activity(key, Activity::Waiting);
     }
 
-    /// The wait of a lane's head is over.
-    pub fn wait_over(&mut self, key: &LaneKey) {
-        if self.lanes.get(key).is_some_and(|lane| lane.activity == Activity::Waiting) {
+    /// The wait of this message is over, where it still is its lane's head.
+    pub fn wait_over(&mut self, key: &LaneKey, row: RowId) {
+        if self.lanes.get(key).is_some_and(|lane| lane.activity == Activity::Waiting && lane.head == row) {
             self.set_activity(key, Activity::Idle);
         }
     }
@@ -291,6 +319,8 @@ mod tests {
         Tell(usize),
         Retry(usize),
         WaitOver(u8, u8),
+        /// A message that does not run is cancelled: the lane, and which one of it.
+        Cancel(u8, u8, usize),
         Hold(bool),
     }
 
@@ -302,9 +332,30 @@ mod tests {
             any::<usize>().prop_map(Act::Tell),
             any::<usize>().prop_map(Act::Retry),
             (0u8..3, 0u8..3).prop_map(|(s, l)| Act::WaitOver(s, l)),
+            (0u8..3, 0u8..3, any::<usize>()).prop_map(|(s, l, at)| Act::Cancel(s, l, at)),
             any::<bool>().prop_map(Act::Hold),
         ];
         proptest::collection::vec(act, 0..200)
+    }
+
+    fn in_journal(queues: &BTreeMap<LaneKey, VecDeque<i64>>, key: &LaneKey) -> Option<(RowId, u64)> {
+        let queue = queues.get(key)?;
+        queue.front().map(|head| (RowId(*head), queue.len() as u64))
+    }
+
+    #[test]
+    fn a_wait_that_was_of_a_cancelled_message_hurries_no_other() {
+        let mut lanes = Lanes::new(8);
+        lanes.push_many(&key(1, 1), RowId(1), 2);
+        lanes.next_start();
+        lanes.waiting(&key(1, 1));
+        lanes.withdrawn(&key(1, 1), RowId(1), Some(RowId(2)));
+        assert_eq!(lanes.next_start(), Some((key(1, 1), RowId(2))));
+        lanes.waiting(&key(1, 1));
+        lanes.wait_over(&key(1, 1), RowId(1));
+        assert_eq!(lanes.next_start(), None);
+        lanes.withdrawn(&key(1, 1), RowId(2), None);
+        assert!(lanes.is_empty());
     }
 
     proptest! {
@@ -332,6 +383,10 @@ mod tests {
                     }
                     Act::Start => {
                         if let Some((id, row)) = lanes.next_start() {
+                            if !queues[&id].contains(&row.0) {
+                                lanes.found(&id, in_journal(&queues, &id));
+                                continue;
+                            }
                             prop_assert_eq!(queues[&id].front(), Some(&row.0));
                             prop_assert!(running.iter().all(|(other, _)| *other != id));
                             running.push((id, row));
@@ -351,18 +406,43 @@ mod tests {
                         let (id, _) = running.remove(at % running.len());
                         lanes.waiting(&id);
                     }
-                    Act::WaitOver(s, l) => lanes.wait_over(&key(s, l)),
+                    Act::WaitOver(s, l) => {
+                        if let Some((head, _)) = in_journal(&queues, &key(s, l)) {
+                            lanes.wait_over(&key(s, l), head);
+                        }
+                    }
+                    Act::Cancel(s, l, at) => {
+                        let id = key(s, l);
+                        let runs = |row: &i64| running.iter().any(|one| *one == (id.clone(), RowId(*row)));
+                        let Some(queue) = queues.get_mut(&id) else { continue };
+                        let idle: Vec<i64> = queue.iter().copied().filter(|row| !runs(row)).collect();
+                        if idle.is_empty() {
+                            continue;
+                        }
+                        let row = idle[at % idle.len()];
+                        queue.retain(|other| *other != row);
+                        lanes.withdrawn(&id, RowId(row), queue.front().map(|row| RowId(*row)));
+                        done += 1;
+                    }
                     Act::Hold(held) => lanes.hold(held),
                     Act::Commit(_) | Act::Tell(_) | Act::Retry(_) => {}
                 }
                 prop_assert_eq!(lanes.running(), running.len() + ended.len());
             }
             lanes.hold(false);
-            queues.keys().for_each(|id| lanes.wait_over(id));
+            for id in queues.keys() {
+                if let Some((head, _)) = in_journal(&queues, id) {
+                    lanes.wait_over(id, head);
+                }
+            }
             ended.drain(..).for_each(|(id, next)| lanes.finished(&id, next));
             loop {
-                while let Some(one) = lanes.next_start() {
-                    running.push(one);
+                while let Some((id, row)) = lanes.next_start() {
+                    if queues[&id].contains(&row.0) {
+                        running.push((id, row));
+                    } else {
+                        lanes.found(&id, in_journal(&queues, &id));
+                    }
                 }
                 let Some(one) = running.pop() else { break };
                 let (id, next) = commit(&mut queues, one);

@@ -247,6 +247,9 @@ pub struct Status {
     /// Entries waiting to be published.
     #[serde(default)]
     pub outbox: Option<u64>,
+    /// Why the journal cannot be written, while it cannot: nothing is taken or finished meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal_error: Option<String>,
     /// The broker's clock minus the node's own, in milliseconds.
     #[serde(default)]
     pub clock_offset_ms: Option<i64>,

@@ -76,6 +76,24 @@ impl Policy {
         }
     }
 
+    /// True where this sender may say whose message it steers (the `from` of a cancel). That is for admins, and a node
+    /// knows two: the hub, since the broker lets only hub and admins speak as `hub`, and whom a rule gives every control
+    /// verb by `"*"`, since he may stop all of it anyway.
+    pub fn allows_for_others(&self, from: &Sender) -> bool {
+        match self {
+            Policy::Open => true,
+            Policy::HubOnly => false,
+            Policy::Rules(rules) => {
+                from.is_hub()
+                    || rules.iter().any(|rule| {
+                        named(&rule.senders, from.as_str())
+                            && named(&rule.kinds, Kind::Control.as_str())
+                            && rule.methods.iter().any(|method| method == "*")
+                    })
+            }
+        }
+    }
+
     /// True where this sender may have `method` run as `user`.
     pub fn allows_user(&self, from: &Sender, kind: Kind, method: &MethodName, user: &str) -> bool {
         match self {
@@ -131,6 +149,30 @@ mod tests {
         let (ops, exec) = ("ops".parse().unwrap(), "exec".parse().unwrap());
         assert!(policy.allows_user(&ops, Kind::Command, &exec, "www-data"));
         assert!(!policy.allows_user(&ops, Kind::Command, &exec, "root"));
+    }
+
+    #[test]
+    fn the_messages_of_others_are_for_admins() {
+        let policy = Policy::parse(
+            r#"
+            [[allow]]
+            senders = ["*"]
+            kinds = ["control"]
+            methods = ["cancel"]
+            [[allow]]
+            senders = ["chief"]
+            kinds = ["control"]
+            methods = ["*"]
+            [[allow]]
+            senders = ["ops"]
+            kinds = ["command"]
+            methods = ["*"]
+            "#,
+        )
+        .unwrap();
+        let may = |policy: &Policy, from: &str| policy.allows_for_others(&from.parse().unwrap());
+        assert!(may(&policy, "chief") && may(&policy, "hub") && !may(&policy, "ops"));
+        assert!(may(&Policy::Open, "ops") && !may(&Policy::HubOnly, "hub"));
     }
 
     #[test]

@@ -175,6 +175,20 @@ impl Record {
         self.set_output(&outcome.stdout, &outcome.stderr, INLINE_OUTPUT);
     }
 
+    /// The same without its output; that it was cut, and the true sizes, are told.
+    #[must_use]
+    pub fn without_output(self) -> Record {
+        let had_output = self.stdout_bytes > 0 || self.stderr_bytes > 0;
+        Record {
+            stdout: self.stdout.map(|_| String::new()),
+            stderr: self.stderr.map(|_| String::new()),
+            stdout_base64: None,
+            stderr_base64: None,
+            truncated: self.truncated || had_output,
+            ..self
+        }
+    }
+
     fn set_output(&mut self, stdout: &Output, stderr: &Output, keep: usize) {
         (self.stdout, self.stdout_base64) = stdout.inline(keep);
         (self.stderr, self.stderr_base64) = stderr.inline(keep);

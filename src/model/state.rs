@@ -2,6 +2,7 @@
 //!
 //! Owns which step may follow which. No clock, no I/O.
 
+use super::message::Kind;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -132,6 +133,19 @@ pub enum Step {
     Finish(State),
 }
 
+/// What a cancel does to a message in the journal (PROTOCOL §7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnCancel {
+    /// It has not begun, or waits for its next try: it ends `cancelled` at once.
+    End,
+    /// It runs: it is stopped, and its worker says how it ended.
+    Stop,
+    /// It runs and may end as it will, but is not tried again.
+    LetEnd,
+    /// It is over, and stays as it is.
+    TooLate(State),
+}
+
 /// A step that cannot follow the phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{step:?} cannot follow {phase:?}")]
@@ -162,6 +176,16 @@ impl Phase {
             Phase::Running { .. } => matches!(state, Succeeded | Failed | TimedOut | Cancelled | Interrupted | Refused),
             Phase::Waiting { .. } => matches!(state, Failed | TimedOut | Cancelled | Interrupted | Expired | Refused),
             Phase::Finished(_) => false,
+        }
+    }
+
+    /// What a cancel does to a message of this kind. An event that has begun is not stopped.
+    pub fn on_cancel(self, kind: Kind) -> OnCancel {
+        match self {
+            Phase::Queued | Phase::Waiting { .. } => OnCancel::End,
+            Phase::Running { .. } if kind == Kind::Event => OnCancel::LetEnd,
+            Phase::Running { .. } => OnCancel::Stop,
+            Phase::Finished(state) => OnCancel::TooLate(state),
         }
     }
 
@@ -209,6 +233,21 @@ mod tests {
                 phase = next;
             }
         }
+    }
+
+    #[test]
+    fn a_cancel_ends_what_does_not_run_and_stops_commands_that_do() {
+        let running = Phase::Running { attempt: 1 };
+        for kind in [Kind::Command, Kind::Event] {
+            for phase in [Phase::Queued, Phase::Waiting { attempt: 2 }] {
+                assert_eq!(phase.on_cancel(kind), OnCancel::End);
+                assert!(phase.next(Step::Finish(State::Cancelled)).is_ok());
+            }
+        }
+        assert_eq!(running.on_cancel(Kind::Command), OnCancel::Stop);
+        assert!(running.next(Step::Finish(State::Cancelled)).is_ok());
+        assert_eq!(running.on_cancel(Kind::Event), OnCancel::LetEnd);
+        assert_eq!(Phase::Finished(State::Failed).on_cancel(Kind::Command), OnCancel::TooLate(State::Failed));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::view::View;
 use crate::broker::{Broker, BrokerError, From as Begin};
 use crate::model::id::MessageId;
 use crate::model::message::{Kind, StreamKind};
-use crate::model::name::{MethodName, Sender, Target};
+use crate::model::name::{MethodName, NodeName, Sender, Target};
 use crate::model::subject::RecordStream;
 use crate::model::time::Timestamp;
 use std::collections::{BTreeSet, VecDeque};
@@ -85,6 +85,24 @@ async fn since(broker: &Broker, filter: &HistoryFilter, begin: Timestamp) -> Res
     }
     all.sort_by_key(|message| message.at.stored_at);
     Ok(all.split_off(all.len().saturating_sub(filter.limit)))
+}
+
+/// Every command and event of a sender stored since `begin`, to one node or to anybody.
+pub(super) async fn stored_since(
+    broker: &Broker,
+    from: &Sender,
+    node: Option<&NodeName>,
+    begin: Timestamp,
+) -> Result<Vec<Message>, BrokerError> {
+    let filter = HistoryFilter {
+        since: Duration::MAX,
+        to: node.cloned().map(Target::Node),
+        from: Some(from.clone()),
+        method: None,
+        kind: None,
+        limit: usize::MAX,
+    };
+    since(broker, &filter, begin).await
 }
 
 /// The narrowest subject of a stream that holds all that is wanted; `None` where it holds nothing of it.

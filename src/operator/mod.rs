@@ -4,6 +4,7 @@
 //! row of its [`View`] is terminal. Reads by direct gets and follows what the broker republishes (PROTOCOL §8); it never
 //! makes a consumer, and never decides what a message does on a node.
 
+mod cancel;
 mod error;
 mod errors;
 mod find;
@@ -16,6 +17,7 @@ mod send;
 mod view;
 mod watch;
 
+pub use cancel::{Meant, Plan, Which, cancel, drafts as cancels, plan as plan_cancel};
 pub use error::OperatorError;
 pub use errors::{ErrorFilter, ErrorLog, StoredError};
 pub use find::{Call, find};

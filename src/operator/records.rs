@@ -7,9 +7,10 @@ use super::pages::each_message;
 use super::view::View;
 use crate::broker::{Broker, BrokerError, From as Begin, RawMessage};
 use crate::model::id::{MessageId, MsgRef, StreamSeq};
-use crate::model::name::Target;
+use crate::model::name::{NodeName, Sender, Target};
 use crate::model::record::Record;
 use crate::model::subject::{Names, RecordClass, RecordStream, RecordSubject};
+use crate::model::time::Timestamp;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
@@ -87,6 +88,27 @@ impl RecordReader {
         }
         Ok(())
     }
+}
+
+/// Reads all records of a sender's messages on one node or on any, stored since `begin`, into the view that holds them.
+pub(super) async fn read_records(
+    broker: &Broker,
+    view: &mut View,
+    from: &Sender,
+    node: Option<&NodeName>,
+    begin: Timestamp,
+) -> Result<(), BrokerError> {
+    let names = broker.names();
+    let node = node.map_or("*", NodeName::as_str);
+    for class in CLASSES {
+        let pattern = format!("{}.{}.{node}.{from}.>", names.prefix(), class.as_str());
+        each_message(broker, &names.record_stream(RecordStream::Acks), &pattern, Begin::Time(begin), |raw| {
+            take_record(names, view, &raw);
+            ControlFlow::Continue(())
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 /// Puts a record into the view; `None` where it does not read as one.

@@ -219,17 +219,13 @@ async fn publish_until(
 ) -> Result<crate::broker::Stored, SendError> {
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
     loop {
-        let error = tokio::select! {
-            published = broker.publish(message, ONE_TRY) => match published {
-                Ok(stored) => return Ok(stored),
-                Err(error) => error,
-            },
-            () = denied(broker, &message.subject) => {
-                return Err(SendError::Denied { subject: message.subject.clone() });
-            }
+        let error = match broker.publish(message, ONE_TRY).await {
+            Ok(stored) => return Ok(stored),
+            Err(error) => error,
         };
         match error {
             PublishError::Unknown => {}
+            PublishError::Denied { subject } => return Err(SendError::Denied { subject }),
             PublishError::Closed => return Err(SendError::Unknown),
             PublishError::TooLarge { .. } | PublishError::Unsendable(_) => return Err(SendError::Unsendable(error)),
             PublishError::NoStream | PublishError::Refused { .. } | PublishError::WrongLast => {
@@ -240,15 +236,6 @@ async fn publish_until(
             return Err(SendError::Unknown);
         }
         tokio::time::sleep(backoff.next_wait()).await;
-    }
-}
-
-/// Ends when the broker says that we may not publish to this subject.
-async fn denied(broker: &Broker, subject: &str) {
-    let mut link = broker.link();
-    let told = link.wait_for(|link| link.denied.iter().any(|denied| denied == subject)).await.is_ok();
-    if !told {
-        std::future::pending::<()>().await;
     }
 }
 

@@ -53,13 +53,13 @@ pub struct Row<'a> {
     pub record: Option<&'a Record>,
     /// The terminal record that a late one corrects.
     pub first: Option<&'a Record>,
-    /// A cancel was asked for and the node has not answered.
+    /// A cancel was asked for, and the message is not over.
     pub cancel_requested: bool,
     /// The message whose copy this one is; the state is that one's.
     pub copy_of: Option<MsgRef>,
     /// Its start-by has passed and it has not begun.
     pub will_expire: bool,
-    /// The node's contact; `None` for a group.
+    /// The node's contact; `None` for a group, and where all is done and nobody asked.
     pub contact: Option<Contact>,
     /// When the node was last heard.
     pub heard_at: Option<Timestamp>,
@@ -86,6 +86,8 @@ pub struct View {
     known: HashSet<MsgRef>,
     facts: HashMap<MsgRef, BTreeMap<String, Facts>>,
     nodes: HashMap<String, NodeFacts>,
+    /// Messages for which a cancel is stored that their node has not answered.
+    cancels: HashSet<MsgRef>,
     now: Timestamp,
     /// When the oldest record was stored, where older ones have been dropped.
     records_begin: Option<Timestamp>,
@@ -99,6 +101,7 @@ impl View {
             messages,
             facts: HashMap::new(),
             nodes: HashMap::new(),
+            cancels: HashSet::new(),
             now: Timestamp::from_nanos(0),
             records_begin: None,
         }
@@ -134,6 +137,11 @@ impl View {
     /// Takes in a node's state.
     pub fn set_node(&mut self, node: String, facts: NodeFacts) {
         self.nodes.insert(node, facts);
+    }
+
+    /// Takes in which messages have a cancel that is not answered.
+    pub fn set_cancels(&mut self, cancels: HashSet<MsgRef>) {
+        self.cancels = cancels;
     }
 
     /// Takes in a record about `about`, stored at `seq` under a subject with this node.
@@ -198,10 +206,16 @@ impl View {
             state,
             record,
             first: facts.filter(|f| f.late.is_some()).and_then(|f| f.ack.as_ref()),
-            cancel_requested: !state.is_terminal() && facts.is_some_and(|f| f.cancel_requested),
+            cancel_requested: !state.is_terminal()
+                && (facts.is_some_and(|f| f.cancel_requested) || self.cancels.contains(&message.at)),
             copy_of,
             will_expire: waits && message.start_by.is_some_and(|deadline| deadline <= self.now),
-            contact: is_node.then(|| known.map_or(Contact::Never, |facts| facts.contact(self.now))),
+            contact: match known {
+                _ if !is_node => None,
+                Some(facts) => Some(facts.contact(self.now)),
+                // Nodes that have nothing open are not asked about.
+                None => (!state.is_terminal()).then_some(Contact::Never),
+            },
             heard_at: known.and_then(NodeFacts::heard_at),
             behind: known.filter(|_| waits).and_then(|facts| behind(message, facts)),
             node,
@@ -322,6 +336,7 @@ mod tests {
         view.add(RecordClass::Late, "n1", StreamSeq(2), at(4), record(4, State::Succeeded));
         let row = view.rows().next().unwrap();
         assert_eq!((row.state, row.first.map(|r| r.state)), (State::Succeeded, Some(State::Interrupted)));
+        assert_eq!(row.contact, None, "nobody asked");
     }
 
     #[test]

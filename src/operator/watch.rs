@@ -3,6 +3,7 @@
 //! Owns the order that misses nothing: first subscribe to what the broker republishes, then read what is there, then
 //! follow; and read again every few seconds and after each reconnect, since a plain subscription may miss messages.
 
+use super::cancel::CancelReader;
 use super::error::OperatorError;
 use super::find::{Call, message_at};
 use super::message::Message;
@@ -36,6 +37,7 @@ pub struct Watch {
     broker: Broker,
     view: View,
     reader: RecordReader,
+    cancels: CancelReader,
     records: SelectAll<BoxStream<'static, RawMessage>>,
     link: watch::Receiver<Link>,
     read_at: Option<Instant>,
@@ -63,6 +65,7 @@ impl Watch {
             broker: broker.clone(),
             view: View::new(Vec::new()),
             reader: RecordReader::new(from, id),
+            cancels: CancelReader::default(),
             records,
             link,
             read_at: None,
@@ -105,6 +108,7 @@ impl Watch {
         let acks = stream_facts(&self.broker, &self.broker.names().record_stream(RecordStream::Acks)).await?;
         self.view.set_records_stream(&acks);
         self.reader.read(&self.broker, &mut self.view, acks.last_seq).await?;
+        self.cancels.read(&self.broker, &mut self.view).await?;
         for (node, facts) in statuses(&self.broker, &self.view.open_nodes()).await? {
             self.view.set_node(node, facts);
         }

@@ -5,14 +5,15 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// The nats-server of a state folder.
-fn broker_pid(state: &Path) -> Option<Pid> {
+pub(crate) fn broker_pid(state: &Path) -> Option<Pid> {
     Pid::from_raw(fs::read_to_string(state.join("nats/nats-server.pid")).ok()?.trim().parse().ok()?)
 }
 
-async fn gone(pid: Pid) {
+pub(crate) async fn gone(pid: Pid) {
     let stat = format!("/proc/{}/stat", pid.as_raw_nonzero());
     // One that has ended and that nobody has waited for yet is gone, too.
     let zombie = || fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") Z "));
@@ -20,7 +21,10 @@ async fn gone(pid: Pid) {
 }
 
 /// `up`, started, with the address that it tells because the usual port is in use.
-async fn up() -> (Process, String) {
+pub(crate) async fn up() -> (Process, String) {
+    // By us until the last test has ended, or by somebody else.
+    static TAKEN: OnceLock<Option<TcpListener>> = OnceLock::new();
+    TAKEN.get_or_init(|| TcpListener::bind("127.0.0.1:4222").ok());
     let mut up = Process::new("up", &["up", "--node", "ship1"]);
     let state = up.state_dir().display().to_string();
     up.set_env("EDGEWARD_STATE_DIR", &state);
@@ -36,8 +40,6 @@ async fn up() -> (Process, String) {
 
 #[tokio::test]
 async fn up_brings_everything_up_keeps_it_up_and_takes_it_down() {
-    // In use, by us or by somebody else.
-    let _taken = TcpListener::bind("127.0.0.1:4222");
     let (mut up, url) = up().await;
     let cli = Cli::edgeward(&url);
     assert_eq!(cli.run(&["run", "ship1", "echo hi"]).await.ok(), "hi\n");
@@ -60,7 +62,6 @@ async fn up_brings_everything_up_keeps_it_up_and_takes_it_down() {
 
 #[tokio::test]
 async fn a_killed_up_leaves_no_broker_and_goes_on_where_it_was() {
-    let _taken = TcpListener::bind("127.0.0.1:4222");
     let (mut killed, url) = up().await;
     assert_eq!(Cli::edgeward(&url).run(&["run", "ship1", "echo one", "--id", "one"]).await.ok(), "one\n");
     let pid = broker_pid(&killed.state_dir()).unwrap();

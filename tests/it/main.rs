@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod accounts;
+mod agent_life;
+mod bad_input;
+mod cancel;
 mod cli;
 mod cluster;
 mod deploy;
@@ -9,8 +13,17 @@ mod docs;
 mod harness;
 mod hub;
 mod hub_upkeep;
+mod inmsg;
+mod journal;
+mod lanes;
 mod layering;
+mod ledger;
 mod listed;
 mod local;
+mod nats_cli;
+mod operator_cli;
+mod poison;
 mod rights;
+mod sessions;
+mod settings;
 mod twins;

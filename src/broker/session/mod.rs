@@ -7,13 +7,15 @@
 //! RESET to the anchor → fresh inbox → raw pulls with idle heartbeats
 //!   first message = anchor (same sequence and time)   → go on after it
 //!   first message newer in sequence and time          → the anchor was purged or aged out; go on with it
-//!   anything else                                     → the stream is not the one the journal knows: begin at the
-//!                                                       node's start; what the journal knows is passed over
+//!   anything else                                     → begin at the node's start: nothing there, or only what is
+//!                                                       newer → purged, too; else the stream is not the one the
+//!                                                       journal knows, and what it knows is passed over
 //! ```
 //!
 //! Owns anchors, resets, pulls and consumer sequences; outside nobody knows about them. Never acks what it was not told
 //! to, and never decides what becomes of a message.
 
+mod place;
 mod pulls;
 mod reply;
 
@@ -27,9 +29,9 @@ use crate::model::time::Timestamp;
 use async_nats::{Message, Subscriber};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
+use place::{ConsumerInfo, missing_or, place};
 use pulls::{BATCH, Broken, Frame, Pulls};
 use reply::Delivery;
-use serde::Deserialize;
 use serde_json::json;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -39,9 +41,6 @@ const PULL_EXPIRES: Duration = Duration::from_secs(30);
 
 /// A heartbeat may be late by this much before it counts as missed.
 const HEARTBEAT_LATE: Duration = Duration::from_millis(250);
-
-/// An anchor above this size is not fetched again only to be recognised, where the broker's ack floor proves as much.
-const LARGE_ANCHOR: u64 = 16 * 1024;
 
 /// Messages handed over at once, so that one journal transaction stays short.
 const HANDED_OVER: usize = 256;
@@ -147,22 +146,25 @@ pub struct Session {
 /// A message, where to ack it, and how many wait behind it.
 type Received = (StoredMessage, async_nats::Subject, u64);
 
-#[derive(Deserialize)]
-struct ConsumerInfo {
-    created: String,
-    #[serde(default)]
-    ts: Option<Timestamp>,
-    ack_floor: Floor,
-}
-
-#[derive(Deserialize)]
-struct Floor {
-    stream_seq: StreamSeq,
-}
-
 impl Session {
     /// Begins a session of `node` on a stream.
     pub async fn open(
+        broker: &Broker,
+        node: &NodeName,
+        stream: StreamKind,
+        resume: &Resume,
+    ) -> Result<(Session, Start), SessionError> {
+        let mut link = broker.link();
+        let times = link.borrow().times;
+        tokio::select! {
+            biased;
+            // An answer that the old link took with it never comes: begin again on the new one, not after a timeout.
+            _ = link.wait_for(|link| !link.up || link.times != times) => Err(SessionError::LinkLost),
+            begun = Session::begin(broker, node, stream, resume) => begun,
+        }
+    }
+
+    async fn begin(
         broker: &Broker,
         node: &NodeName,
         stream: StreamKind,
@@ -174,25 +176,35 @@ impl Session {
         // The count in the RESET's answer can be too low on a consumer that was just made: ask for what is there.
         let first = session.first().await?;
         let anchor = resume.last.map(|(last, _)| last).filter(|last| last.seq == from);
-        let (found, first) = match (anchor, first) {
-            (None, first) => (Found::InPlace, first),
+        let is_newer =
+            |first: &Received, last: MsgRef| first.0.at.seq > last.seq && first.0.at.stored_at > last.stored_at;
+        match (anchor, first) {
+            (None, first) => Ok(session.starting_with(first, &info, Found::InPlace)),
             (Some(last), Some((message, _, pending))) if message.at == last => {
-                return Ok((session, info.start(Found::InPlace, pending == 0)));
+                Ok((session, info.start(Found::InPlace, pending == 0)))
             }
-            (Some(last), Some(first)) if first.0.at.seq > last.seq && first.0.at.stored_at > last.stored_at => {
-                (Found::Purged, Some(first))
+            (Some(last), Some(first)) if is_newer(&first, last) => {
+                Ok(session.starting_with(Some(first), &info, Found::Purged))
             }
             // Also where nothing comes: the anchor may have been purged with nothing behind it, or the stream may end
             // below it, and then the broker would skip what is stored next.
             (Some(last), _) => {
                 drop(session);
-                let (session, info) = Session::reset(broker, node, stream, resume.start, resume.patience).await?;
-                return Ok((session, info.start(Found::Changed { known_until: last.stored_at }, false)));
+                let (mut session, info) = Session::reset(broker, node, stream, resume.start, resume.patience).await?;
+                let first = session.first().await?;
+                let found = match &first {
+                    Some(first) if !is_newer(first, last) => Found::Changed { known_until: last.stored_at },
+                    _ => Found::Purged,
+                };
+                Ok(session.starting_with(first, &info, found))
             }
-        };
-        let caught_up = first.is_none();
-        session.held = first;
-        Ok((session, info.start(found, caught_up)))
+        }
+    }
+
+    fn starting_with(mut self, first: Option<Received>, info: &ConsumerInfo, found: Found) -> (Session, Start) {
+        let is_caught_up = first.is_none();
+        self.held = first;
+        (self, info.start(found, is_caught_up))
     }
 
     async fn reset(
@@ -366,46 +378,5 @@ impl Session {
             body: message.payload,
         };
         Ok(Some((stored, reply, delivery.pending)))
-    }
-}
-
-impl ConsumerInfo {
-    fn start(&self, found: Found, is_caught_up: bool) -> Start {
-        Start {
-            found,
-            broker_time: self.ts.unwrap_or_else(Timestamp::local_now),
-            created: self.created.clone(),
-            is_caught_up,
-        }
-    }
-}
-
-/// The sequence to begin at.
-async fn place(broker: &Broker, name: &str, node: &NodeName, resume: &Resume) -> Result<StreamSeq, SessionError> {
-    let Some((last, size)) = resume.last else { return Ok(resume.start) };
-    if size > LARGE_ANCHOR {
-        let info: ConsumerInfo = broker.api(&format!("CONSUMER.INFO.{name}.{node}"), &serde_json::Value::Null).await?;
-        if info.ack_floor.stream_seq == last.seq && Some(&info.created) == resume.created.as_ref() {
-            return Ok(StreamSeq(last.seq.0 + 1));
-        }
-    }
-    Ok(last.seq.max(resume.start))
-}
-
-/// A consumer that is missing answers no RESET at all; asking for it tells.
-async fn missing_or(
-    broker: &Broker,
-    name: &str,
-    node: &NodeName,
-    error: BrokerError,
-    patience: Duration,
-) -> SessionError {
-    const CONSUMER_NOT_FOUND: u64 = 10014;
-    const STREAM_NOT_FOUND: u64 = 10059;
-    let path = format!("CONSUMER.INFO.{name}.{node}");
-    let info = broker.api_within::<serde_json::Value>(&path, &serde_json::Value::Null, patience).await;
-    match info.err().and_then(|e| e.code()) {
-        Some(CONSUMER_NOT_FOUND | STREAM_NOT_FOUND) => SessionError::ConsumerMissing,
-        _ => error.into(),
     }
 }

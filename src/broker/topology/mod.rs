@@ -292,21 +292,17 @@ pub async fn ensure(broker: &Broker, hub: &HubConfig) -> Result<Plan, BrokerErro
 
 /// Words for an API that does not answer as it should.
 fn explain_api(broker: &Broker, error: BrokerError) -> BrokerError {
-    let denied = broker.last_error().filter(|text| text.to_ascii_lowercase().contains("permissions violation"));
-    let text = match (&error, denied) {
-        (BrokerError::Timeout { what, .. }, Some(denied)) => {
-            format!("this user may not ask {what}: {denied}; `init` and the hub need the hub's rights")
-        }
-        (BrokerError::NoResponders { .. }, _) if !broker.has_jetstream() => {
+    let text = match &error {
+        BrokerError::NoResponders { .. } if !broker.has_jetstream() => {
             "JetStream is off on this nats-server: start it with `-js`, or put `jetstream {}` into its configuration"
                 .into()
         }
-        (BrokerError::NoResponders { what }, _) => {
+        BrokerError::NoResponders { what } => {
             format!(
                 "nobody answers {what}: is `api_prefix` right, and may this user's account reach the JetStream API?"
             )
         }
-        (BrokerError::Refused { code, .. }, _) if [code::NOT_ENABLED, code::NOT_ENABLED_FOR_ACCOUNT].contains(code) => {
+        BrokerError::Refused { code, .. } if [code::NOT_ENABLED, code::NOT_ENABLED_FOR_ACCOUNT].contains(code) => {
             "JetStream is off for this account: put `jetstream: enabled` into it".into()
         }
         _ => return error,

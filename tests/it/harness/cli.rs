@@ -60,6 +60,11 @@ impl Cli {
         Some(Cli::new(found.path.to_str().expect("a path in UTF-8")).env("NATS_URL", server))
     }
 
+    /// A shell that finds these programs first, for lines as people type them: `run(&["-c", line])`.
+    pub fn shell(path: &str) -> Cli {
+        Cli::new("/bin/sh").env("PATH", path)
+    }
+
     fn new(program: &str) -> Cli {
         let home = tempfile::tempdir().expect("a temporary folder");
         Cli { program: program.to_owned(), env: Vec::new(), within: SOON, home }
@@ -111,6 +116,15 @@ impl Cli {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Said { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
+}
+
+/// A `PATH` on which `nats` is the real one and `edgeward` the one that was built. `None` as for [`Cli::nats`].
+pub async fn path_with_nats() -> Option<String> {
+    let folder = |program: &Path| program.parent().map(Path::to_path_buf).expect("a folder");
+    let first = [folder(&nats_binary().await?.path), folder(Path::new(env!("CARGO_BIN_EXE_edgeward")))];
+    let rest = env::var_os("PATH").unwrap_or_default();
+    let all = env::join_paths(first.into_iter().chain(env::split_paths(&rest))).expect("folders without colons");
+    Some(all.into_string().expect("a path in UTF-8"))
 }
 
 pub async fn nats_binary() -> Option<&'static Found> {

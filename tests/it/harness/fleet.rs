@@ -123,6 +123,17 @@ impl Fleet {
         .await
     }
 
+    /// Waits for the first progress record of a message: it runs, and has done so for a while.
+    pub async fn record_progress(&self, node: &str, from: &str, method: &str, id: &str) -> Record {
+        let subject = format!("fleet.progress.{node}.{from}.{method}.{id}");
+        let stream = self.client.names().record_stream(RecordStream::Acks);
+        wait_until(SOON, format!("the record {subject}"), async || {
+            let message = self.client.get_last(&stream, &subject).await.map_err(|e| e.to_string())?;
+            serde_json::from_slice(&message.ok_or("no such record")?.body).map_err(|e| e.to_string())
+        })
+        .await
+    }
+
     /// Sends a command to a node as `ops` and waits for what became of it.
     pub async fn run(&self, node: &str, method: &str, body: impl AsRef<[u8]>) -> Record {
         let id = self.command(node, method, body).await;

@@ -15,7 +15,7 @@ mod tests;
 mod wait;
 
 pub use broker::{TestBroker, nats_server_binary};
-pub use cli::{Cli, Said, nats_binary};
+pub use cli::{Cli, Said, nats_binary, path_with_nats};
 pub use fleet::Fleet;
 pub use process::Process;
 pub use proxy::{Link, Proxy};

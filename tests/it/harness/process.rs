@@ -51,6 +51,13 @@ impl Process {
             .env("EDGEWARD_AGENT__GRACE", "5s")
     }
 
+    /// With more arguments, from the next start on.
+    #[must_use]
+    pub fn args(mut self, more: &[&str]) -> Process {
+        self.args.extend(more.iter().map(|&arg| arg.to_owned()));
+        self
+    }
+
     /// With a variable in its environment, from the next start on; a later value replaces an earlier one.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Process {
