@@ -31,16 +31,16 @@ use tokio_util::sync::CancellationToken;
 /// longer than this to cross the link.
 const CATCH_UP: Duration = Duration::from_secs(10);
 
+/// How long commands wait at the agent's start for the link: a cancel that was sent while the agent was away finds those
+/// queued on the node, too. Without a link by then the node goes on with what it has.
+const LINK_WAIT: Duration = Duration::from_secs(1);
+
 /// How long a session's consumer may take to answer at first: one whose server is gone never does, and the hub makes
 /// another one when asked.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The same on a slow link: what was too short grows up to this.
 const MOST_PATIENCE: Duration = Duration::from_secs(8);
-
-/// How long commands wait at the agent's start for the link: a cancel that was sent while the agent was away finds those
-/// queued on the node, too. Without a link by then the node goes on with what it has.
-const LINK_WAIT: Duration = Duration::from_secs(1);
 
 /// Takes messages until `stop`.
 pub(crate) async fn run(node: Arc<Node>, dispatcher: Handle, stop: CancellationToken) {
@@ -154,10 +154,10 @@ async fn take(node: &Arc<Node>, dispatcher: &Handle, stream: StreamKind, start: 
                 pace.patience = pace.patience.mul_f64(1.5).min(MOST_PATIENCE);
                 ask_hub(node);
             }
-            // This ends all sessions of this run.
-            Ended::NotOurs => node.lease.let_go(),
             // The journal has said so itself.
             Ended::Journal(error) if error.may_heal() => tracing::debug!(?stream, %error, "session"),
+            // This ends all sessions of this run.
+            Ended::NotOurs => node.lease.let_go(),
             error => tracing::warn!(?stream, %error, "session"),
         }
         tokio::time::sleep(pace.backoff.next_wait()).await;
@@ -215,7 +215,7 @@ async fn one_session(
         return Err(Ended::NotOurs);
     }
     let resume = resume(node, stream, start, pace.patience).await?;
-    let began = Instant::now();
+    let asked = Instant::now();
     let opening = Session::open(&node.broker, &node.name, stream, &resume);
     tokio::pin!(opening);
     let opened = tokio::select! {
@@ -226,7 +226,7 @@ async fn one_session(
         }
     };
     let (mut session, begun) = opened?;
-    pace.begun(began.elapsed());
+    pace.begun(asked.elapsed());
     tracing::debug!(?stream, found = ?begun.found, caught_up = begun.is_caught_up, "session");
     keep_time(node, begun.broker_time).await?;
     node.journal.set_meta(created_key(stream), &begun.created).await?;

@@ -199,13 +199,15 @@ impl Writer {
     /// Writes a status over this one; its beat and run are in the journal first.
     async fn write(&self, last: Last, facts: Facts, stopped: bool) -> Result<u64, Unwritten> {
         let kept = Kept { beat: self.kept().await?.beat + 1, run: Some(self.node.run), before: last.run };
-        let (beat, journal_error) = match self.node.journal.set_meta(Key::Beat, kept).await {
+        let (beat, trouble) = match self.node.journal.set_meta(Key::Beat, kept).await {
             Ok(()) => (kept.beat, None),
             // Said as long as it lasts; the number stays, since it must be kept before it is used.
-            Err(error) if error.may_heal() => (kept.beat - 1, Some(error.to_string())),
+            Err(error) if error.may_heal() && last.run == Some(self.node.run) => {
+                (kept.beat - 1, Some(error.to_string()))
+            }
             Err(error) => return Err(error.into()),
         };
-        let status = Status { journal_error, ..self.status(beat, facts, stopped).await? };
+        let status = Status { journal_error: trouble, ..self.status(beat, facts, stopped).await? };
         let body = serde_json::to_vec(&status)?;
         let subject = self.node.names.node_key(NodeKey::Status, self.node.name.as_str());
         let message = Outgoing::new(subject, body).expecting_last(last.revision);

@@ -83,6 +83,9 @@ fn notes(facts: &NodeFacts, status: Option<&Status>) -> String {
     if status.and_then(|s| s.insecure) == Some(true) {
         notes.push("insecure".to_owned());
     }
+    if let Some(error) = status.and_then(|s| s.journal_error.as_ref()) {
+        notes.push(error.clone());
+    }
     if let Some(off) = status.and_then(|s| s.clock_offset_ms).map(|ms| Duration::from_millis(ms.unsigned_abs()))
         && off > CLOCK_OFF
     {

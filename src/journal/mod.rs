@@ -4,6 +4,9 @@
 //! Owns the SQLite file, its lock and its one writer thread. A commit is durable (`synchronous=FULL`) before anybody
 //! hears of it; what is asked for at the same time shares a commit. Never parses a message and never talks to a broker.
 //!
+//! A disk that does not take a write fails the request and nothing else ([`Condition`]); whoever asked tries again. A
+//! journal that cannot be trusted is moved aside at the next start. What is finished is thinned ([`Keep`]).
+//!
 //! A message's row goes `queued → running → finished` (see [`crate::model::state::Phase`]); the body goes when it is
 //! finished, the row stays, because (from, id) must be known for as long as the stream may give the message again.
 

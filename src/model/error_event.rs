@@ -117,7 +117,7 @@ codes! {
     StreamChanged = "stream_changed",
     /// An entry of the outbox cannot be published as it is.
     OutboxParked = "outbox_parked",
-    /// The journal could not be written.
+    /// The journal could not be written for a while, or was damaged and is begun anew.
     Journal = "journal",
     /// A record of edgeward's own on the broker does not parse.
     BadRecord = "bad_record",

@@ -272,3 +272,30 @@ async fn a_record_that_is_too_large_leaves_in_its_smallest_form() {
     let event = told(&fleet.client, "ship1", "error", Code::OutboxParked).await;
     assert!(event.message.contains(&id), "{}", event.message);
 }
+
+#[tokio::test]
+async fn a_lane_that_is_full_refuses_and_others_go_on() {
+    let mut fleet = Fleet::start(&["ship2"]).await;
+    let url = fleet.broker.url();
+    fleet.add("ship1", Process::agent("ship1", &url).env("EDGEWARD_AGENT__JOURNAL_BYTES", "400000"));
+    assert_eq!(fleet.run("ship1", "ping", "").await.state, State::Succeeded);
+    fleet.publish("fleet.msg.ship1.command.ops.shell.stuck", &[], "sleep 600").await;
+    let body = format!("true # {}", "x".repeat(30_000));
+    let mut last = String::new();
+    for _ in 0..4 {
+        let stored = fleet.publish("fleet.msg.ship1.command.ops.shell.stuck", &[], &body).await;
+        last = format!("s{}", stored.seq.0);
+    }
+    // A hundred thousand bytes are a quarter: three wait, the fourth does not fit.
+    let record = fleet.record("ship1", "ops", "shell", &last).await;
+    let error = record.error.unwrap();
+    assert_eq!((record.state, error.code), (State::Refused, Code::LaneFull), "{}", error.message);
+    told(&fleet.client, "ship1", "warning", Code::LaneFull).await;
+    assert_eq!(fleet.run("ship1", "shell", "true").await.state, State::Succeeded, "another lane");
+    // The stuck one ends with its agent, and what waited behind it leaves room.
+    fleet.agent("ship1").kill();
+    fleet.start_agent("ship1").await;
+    let stored = fleet.publish("fleet.msg.ship1.command.ops.shell.stuck", &[], &body).await;
+    let record = fleet.record("ship1", "ops", "shell", &format!("s{}", stored.seq.0)).await;
+    assert_eq!(record.state, State::Succeeded, "{record:?}");
+}
