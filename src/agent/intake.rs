@@ -153,7 +153,7 @@ async fn take(node: &Arc<Node>, dispatcher: &Handle, stream: StreamKind, start: 
                 ask_hub(node);
             }
             Ended::Session(SessionError::ConsumerMissing | SessionError::Broker(BrokerError::Timeout { .. })) => {
-                tracing::warn!(?stream, %error, "asking the hub for the consumer");
+                tracing::warn!(?stream, %error, "the consumer is missing or lost; asking the hub");
                 pace.patience = pace.patience.mul_f64(1.5).min(MOST_PATIENCE);
                 ask_hub(node);
             }

@@ -4,7 +4,7 @@
 //! over the one before; where another run of this journal has written, this one lets go, says so, and stands back until the
 //! other is silent.
 
-use super::dispatch::{Facts, Handle};
+use super::dispatch::{Event, Facts, Handle};
 use super::lease::{self, Claim, Kept};
 use super::node::Node;
 use crate::broker::{BrokerError, Outgoing, PublishError};
@@ -102,7 +102,11 @@ impl Writer {
             match self.try_claim(dispatcher).await {
                 Ok(()) => return,
                 Err(Unwritten::Overtaken) => {}
-                Err(error) => tracing::debug!(%error, "no status yet"),
+                Err(error) => {
+                    tracing::debug!(%error, "no status yet");
+                    // The broker is in trouble, not the name: the node goes on with what it has.
+                    dispatcher.tell(Event::Hold(false)).await;
+                }
             }
             tokio::time::sleep(backoff.next_wait()).await;
         }

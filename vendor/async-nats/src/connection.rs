@@ -97,9 +97,10 @@ fn read_headers(
         }
     }
 
-    // What a consumer delivers, and what a direct get answers, is a message that somebody stored.
+    // What a consumer delivers and what a direct get answers is a message that somebody stored. (`Nats-Subject` proves
+    // nothing: the word that nobody is there has it, too.)
     let is_stored = reply.is_some_and(|reply| reply.starts_with("$JS.ACK."))
-        || headers.get(crate::header::NATS_SUBJECT).is_some();
+        || headers.get(crate::header::NATS_SEQUENCE).is_some();
     if is_stored && status_code.take().is_some() {
         description = None;
         malformed.push(version_line);
