@@ -169,6 +169,7 @@ async fn what_the_phase_forbids_is_refused_and_changes_nothing() {
     let journal = bed.open();
     take(&journal, vec![arrival(1, "a", queue("x"))]).await;
     assert!(matches!(journal.finish(RowId(1), ended(State::Succeeded), NOW).await, Err(JournalError::Illegal(_))));
+    assert_eq!(journal.start(RowId(1), NOW, |_| Verdict::Later).await.unwrap(), Decision::Later, "it stays queued");
     let over = journal.start(RowId(1), NOW, |_| Verdict::Over(ended(State::Expired))).await.unwrap();
     assert_eq!(over, Decision::Over { next: None });
     assert!(journal.finish(RowId(1), ended(State::Failed), NOW).await.is_err(), "never a second end");
