@@ -281,13 +281,13 @@ async fn a_lane_that_is_full_refuses_and_others_go_on() {
     assert_eq!(fleet.run("ship1", "ping", "").await.state, State::Succeeded);
     fleet.publish("fleet.msg.ship1.command.ops.shell.stuck", &[], "sleep 600").await;
     let body = format!("true # {}", "x".repeat(30_000));
-    let mut last = String::new();
+    let mut ids = Vec::new();
     for _ in 0..4 {
         let stored = fleet.publish("fleet.msg.ship1.command.ops.shell.stuck", &[], &body).await;
-        last = format!("s{}", stored.seq.0);
+        ids.push(format!("s{}", stored.seq.0));
     }
     // A hundred thousand bytes are a quarter: three wait, the fourth does not fit.
-    let record = fleet.record("ship1", "ops", "shell", &last).await;
+    let record = fleet.record("ship1", "ops", "shell", &ids[3]).await;
     let error = record.error.unwrap();
     assert_eq!((record.state, error.code), (State::Refused, Code::LaneFull), "{}", error.message);
     told(&fleet.client, "ship1", "warning", Code::LaneFull).await;
@@ -295,6 +295,7 @@ async fn a_lane_that_is_full_refuses_and_others_go_on() {
     // The stuck one ends with its agent, and what waited behind it leaves room.
     fleet.agent("ship1").kill();
     fleet.start_agent("ship1").await;
+    assert_eq!(fleet.record("ship1", "ops", "shell", &ids[2]).await.state, State::Succeeded);
     let stored = fleet.publish("fleet.msg.ship1.command.ops.shell.stuck", &[], &body).await;
     let record = fleet.record("ship1", "ops", "shell", &format!("s{}", stored.seq.0)).await;
     assert_eq!(record.state, State::Succeeded, "{record:?}");
