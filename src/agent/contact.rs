@@ -9,6 +9,9 @@ use crate::model::node::{Hello, Spec};
 use crate::model::subject::{NodeKey, RecordStream};
 use std::time::Duration;
 
+/// How long the broker may take to store a hello; it is said again.
+const WITHIN: Duration = Duration::from_secs(2);
+
 /// Waits until `spec` names this journal and tells where commands begin. Ends early only with an error of the link.
 pub(crate) async fn admitted(node: &Node) -> Result<Spec, BrokerError> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
@@ -30,6 +33,12 @@ pub(crate) async fn admitted(node: &Node) -> Result<Spec, BrokerError> {
     }
 }
 
+/// True while `spec` names this journal and no other run has written the node's status.
+pub(crate) async fn is_ours(node: &Node) -> Result<bool, BrokerError> {
+    let spec = read_spec(node).await?;
+    Ok(spec.is_some_and(|spec| spec.journal == Some(node.journal.id())) && super::status::is_ours(node).await?)
+}
+
 /// This node's `spec`, where there is one.
 pub(crate) async fn read_spec(node: &Node) -> Result<Option<Spec>, BrokerError> {
     let stream = node.names.record_stream(RecordStream::Nodes);
@@ -43,11 +52,12 @@ pub(crate) async fn read_spec(node: &Node) -> Result<Option<Spec>, BrokerError> 
     }
 }
 
-async fn hello(node: &Node) {
+/// Asks the hub for what is missing: to be the node, or, where this journal is, for its consumers.
+pub(crate) async fn hello(node: &Node) {
     let hello = Hello { v: 1, node: node.name.clone(), journal: node.journal.id(), started_at: Some(node.started_at) };
     let subject = node.names.node_key(NodeKey::Hello, node.name.as_str());
     let Ok(body) = serde_json::to_vec(&hello) else { return };
-    if let Err(error) = node.broker.publish(&Outgoing::new(subject, body), Duration::from_secs(5)).await {
+    if let Err(error) = node.broker.publish(&Outgoing::new(subject, body), WITHIN).await {
         tracing::debug!(%error, "hello");
     }
 }

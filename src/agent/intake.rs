@@ -35,6 +35,13 @@ const CATCH_UP: Duration = Duration::from_secs(10);
 /// queued on the node, too. Without a link by then the node goes on with what it has.
 const LINK_WAIT: Duration = Duration::from_secs(1);
 
+/// How long a session's consumer may take to answer at first: one whose server is gone never does, and the hub makes
+/// another one when asked.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The same on a slow link: what was too short grows up to this.
+const MOST_PATIENCE: Duration = Duration::from_secs(8);
+
 /// Takes messages until `stop`.
 pub(crate) async fn run(node: Arc<Node>, dispatcher: Handle, stop: CancellationToken) {
     tokio::select! {
@@ -44,19 +51,26 @@ pub(crate) async fn run(node: Arc<Node>, dispatcher: Handle, stop: CancellationT
     }
 }
 
+/// Takes while this journal is the node and this run holds its name; where it is another's, asks in again.
 async fn take_both(node: &Arc<Node>, dispatcher: &Handle) {
-    let spec = first_spec(node, dispatcher).await;
-    if let Some(seconds) = spec.retention_s {
-        node.set_retention(Duration::from_secs(seconds));
+    loop {
+        let spec = first_spec(node, dispatcher).await;
+        if let Some(seconds) = spec.retention_s {
+            node.set_retention(Duration::from_secs(seconds));
+        }
+        node.wakes.status.notify_one();
+        node.lease.held().await;
+        tracing::info!(node = %node.name, "in contact with the hub");
+        let commands = take(node, dispatcher, StreamKind::Commands, spec.start.commands);
+        let events = async {
+            let start = events_start(node, spec.start.events).await;
+            take(node, dispatcher, StreamKind::Events, Some(start)).await;
+        };
+        tokio::select! {
+            ((), ()) = async { tokio::join!(commands, events) } => {}
+            () = node.lease.lost() => {}
+        }
     }
-    node.wakes.status.notify_one();
-    tracing::info!(node = %node.name, "in contact with the hub");
-    let commands = take(node, dispatcher, StreamKind::Commands, spec.start.commands);
-    let events = async {
-        let start = events_start(node, spec.start.events).await;
-        take(node, dispatcher, StreamKind::Events, Some(start)).await;
-    };
-    tokio::join!(commands, events);
 }
 
 /// First contact; commands, which the dispatcher holds from its start, are let go where that takes long.
@@ -113,9 +127,9 @@ async fn events_start(node: &Node, in_spec: Option<StreamSeq>) -> StreamSeq {
 /// Sessions on one stream, for ever.
 async fn take(node: &Arc<Node>, dispatcher: &Handle, stream: StreamKind, start: Option<StreamSeq>) {
     let Some(start) = start else { return };
-    let mut backoff = session_backoff();
+    let mut pace = Pace { backoff: session_backoff(), patience: PATIENCE };
     loop {
-        let error = match one_session(node, dispatcher, stream, start, &mut backoff).await {
+        let error = match one_session(node, dispatcher, stream, start, &mut pace).await {
             Ok(never) => match never {},
             Err(error) => error,
         };
@@ -132,15 +146,41 @@ async fn take(node: &Arc<Node>, dispatcher: &Handle, stream: StreamKind, start: 
             Ended::Session(SessionError::Silent) => {
                 tracing::warn!(?stream, "the broker is silent; connecting anew");
                 node.broker.reconnect().await;
+                // Or the server that had the consumer is gone.
+                ask_hub(node);
             }
-            Ended::Session(SessionError::ConsumerMissing) => {
-                tracing::warn!(?stream, "the consumer is missing; waiting for the hub")
+            Ended::Session(SessionError::ConsumerMissing | SessionError::Broker(BrokerError::Timeout { .. })) => {
+                tracing::warn!(?stream, %error, "asking the hub for the consumer");
+                pace.patience = pace.patience.mul_f64(1.5).min(MOST_PATIENCE);
+                ask_hub(node);
             }
             // The journal has said so itself.
             Ended::Journal(error) if error.may_heal() => tracing::debug!(?stream, %error, "session"),
+            // This ends all sessions of this run.
+            Ended::NotOurs => node.lease.let_go(),
             error => tracing::warn!(?stream, %error, "session"),
         }
-        tokio::time::sleep(backoff.next_wait()).await;
+        tokio::time::sleep(pace.backoff.next_wait()).await;
+    }
+}
+
+/// Asks for the consumers that should be there, without waiting: a session may begin before the broker has stored that.
+fn ask_hub(node: &Arc<Node>) {
+    let node = Arc::clone(node);
+    tokio::spawn(async move { contact::hello(&node).await });
+}
+
+/// How soon and how patiently sessions are begun.
+struct Pace {
+    backoff: Backoff,
+    /// How long the broker may take to set the consumer.
+    patience: Duration,
+}
+
+impl Pace {
+    /// A session could be begun, in this time: the next one may take several times as long.
+    fn begun(&mut self, took: Duration) {
+        self.patience = (took * 4).clamp(PATIENCE, MOST_PATIENCE);
     }
 }
 
@@ -155,6 +195,8 @@ enum Ended {
     Session(#[from] SessionError),
     #[error(transparent)]
     Journal(#[from] JournalError),
+    #[error("the node's name is another's")]
+    NotOurs,
 }
 
 /// Nothing: a session only ends with an error.
@@ -165,10 +207,15 @@ async fn one_session(
     dispatcher: &Handle,
     stream: StreamKind,
     start: StreamSeq,
-    backoff: &mut Backoff,
+    pace: &mut Pace,
 ) -> Result<Never, Ended> {
     let mut catch_up = CatchUp::begin(dispatcher, stream).await;
-    let resume = resume(node, stream, start).await?;
+    // While the link was down, the hub may have given the name to another journal, or a copy of this one taken it.
+    if !contact::is_ours(node).await.map_err(SessionError::from)? {
+        return Err(Ended::NotOurs);
+    }
+    let resume = resume(node, stream, start, pace.patience).await?;
+    let asked = Instant::now();
     let opening = Session::open(&node.broker, &node.name, stream, &resume);
     tokio::pin!(opening);
     let opened = tokio::select! {
@@ -179,6 +226,7 @@ async fn one_session(
         }
     };
     let (mut session, begun) = opened?;
+    pace.begun(asked.elapsed());
     tracing::debug!(?stream, found = ?begun.found, caught_up = begun.is_caught_up, "session");
     keep_time(node, begun.broker_time).await?;
     node.journal.set_meta(created_key(stream), &begun.created).await?;
@@ -194,17 +242,18 @@ async fn one_session(
         };
         keep(node, dispatcher, &batch, begun.found).await?;
         session.ack(&batch).await;
-        backoff.reset();
+        pace.backoff.reset();
         catch_up.saw(dispatcher, &batch).await;
     }
 }
 
-async fn resume(node: &Node, stream: StreamKind, start: StreamSeq) -> Result<Resume, JournalError> {
+async fn resume(node: &Node, stream: StreamKind, start: StreamSeq, patience: Duration) -> Result<Resume, JournalError> {
     let position = node.journal.position(stream).await?;
     Ok(Resume {
         start,
         last: position.map(|p| (p.last, p.size)),
         created: node.journal.meta(created_key(stream)).await?,
+        patience,
     })
 }
 

@@ -12,6 +12,7 @@ mod control;
 mod dispatch;
 mod inmsg;
 mod intake;
+mod lease;
 mod node;
 mod outbox;
 mod recover;

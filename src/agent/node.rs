@@ -3,6 +3,7 @@
 //! Owns nothing that runs. Parts know each other only through this and the dispatcher's handle.
 
 use super::clock::Clock;
+use super::lease::Lease;
 use crate::broker::Broker;
 use crate::journal::{Class, Journal, JournalError, Report};
 use crate::methods::{NodeFacts, Registry};
@@ -38,6 +39,8 @@ pub(crate) struct Node {
     pub(crate) log_dir: PathBuf,
     pub(crate) run_dir: PathBuf,
     pub(crate) wakes: Wakes,
+    /// Whether this run may act for the node.
+    pub(crate) lease: Lease,
     retention: RwLock<Duration>,
 }
 
@@ -103,6 +106,7 @@ impl Node {
             log_dir: config.agent.log_dir.clone().unwrap_or_else(|| folder.join("log")),
             run_dir: folder.join("run"),
             wakes: Wakes::new(),
+            lease: Lease::default(),
             retention: RwLock::new(Defaults::default().retention),
             config,
         }

@@ -1,123 +1,230 @@
-//! `status.<node>`: what the node says of itself, each beat (DESIGN §8).
+//! `status.<node>`: what the node says of itself, each beat (DESIGN §8), and the lease on its name (PROTOCOL §5).
 //!
-//! Owns the beat: within a second of first contact, then each interval with jitter, and at a clean stop. The journal
-//! keeps the beat's number before it is written.
+//! Owns the beat: within a second of first contact, then each interval with jitter, and at a clean stop. Each is written only
+//! over the one before; where another run of this journal has written, this one lets go, says so, and stands back until the
+//! other is silent.
 
-use super::dispatch::Handle;
+use super::dispatch::{Facts, Handle};
+use super::lease::{self, Claim, Kept};
 use super::node::Node;
-use crate::broker::{Outgoing, PublishError};
-use crate::journal::Key;
+use crate::broker::{BrokerError, Outgoing, PublishError};
+use crate::journal::{JournalError, Key};
+use crate::model::error_event::{Code, Severity};
 use crate::model::id::StreamSeq;
-use crate::model::jitter;
+use crate::model::jitter::{self, Backoff};
 use crate::model::message::StreamKind;
 use crate::model::node::{HostFacts, LaneFacts, PerStream, Starts, Status};
 use crate::model::subject::{NodeKey, RecordStream};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 /// How long the broker may take to store a status; after that the next beat tells more.
 const WITHIN: Duration = Duration::from_secs(2);
 
+/// How often a status that another run wrote is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Writes status until `stop`.
 pub(crate) async fn run(node: Arc<Node>, dispatcher: Handle, stop: CancellationToken) {
-    // Not before first contact: a journal that is not the node's must not speak for it.
+    let writer = Writer { node };
     tokio::select! {
         biased;
-        () = stop.cancelled() => return,
-        () = node.wakes.status.notified() => {}
+        () = stop.cancelled() => {}
+        () = writer.serve(&dispatcher) => {}
     }
-    let mut writer = Writer { node, expected: None };
-    loop {
-        let facts = dispatcher.facts().await;
-        writer.write(facts.lanes, facts.processes, false).await;
-        let interval = writer.node.config.agent.interval;
-        // Never later than the interval says.
-        let wait = interval.mul_f64(0.8 + 0.2 * jitter::fraction());
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            () = writer.node.wakes.status.notified() => {}
-            () = tokio::time::sleep(wait) => {}
+}
+
+/// The last word of an agent that stops cleanly. One that does not hold the lease has none.
+pub(crate) async fn stopped(node: Arc<Node>) {
+    if !node.broker.link().borrow().up {
+        return;
+    }
+    if let Some(revision) = node.lease.revision() {
+        let run = node.run;
+        let last = Last { revision, run: Some(run) };
+        if let Err(error) = (Writer { node }).write(last, Facts::default(), true).await {
+            tracing::debug!(%error, "the last status");
         }
     }
 }
 
-/// The last word of an agent that stops cleanly.
-pub(crate) async fn stopped(node: Arc<Node>) {
-    if node.broker.link().borrow().up {
-        Writer { node, expected: None }.write(Vec::new(), Vec::new(), true).await;
-    }
+/// The status to be written over.
+#[derive(Debug, Clone, Copy)]
+struct Last {
+    revision: u64,
+    run: Option<Uuid>,
+}
+
+/// Why a status was not written.
+#[derive(Debug, thiserror::Error)]
+enum Unwritten {
+    /// Another status is there than the one to be written over.
+    #[error("another status is there")]
+    Overtaken,
+    #[error(transparent)]
+    Publish(PublishError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    #[error("it cannot be encoded")]
+    Encode(#[from] serde_json::Error),
 }
 
 struct Writer {
     node: Arc<Node>,
-    /// The sequence of the status that is there.
-    expected: Option<u64>,
 }
 
 impl Writer {
-    async fn write(
-        &mut self,
-        lanes: Vec<(LaneFacts, crate::model::lanes::RowId)>,
-        processes: Vec<crate::model::node::ProcessFacts>,
-        stopped: bool,
-    ) {
-        let status = match self.status(lanes, processes, stopped).await {
-            Ok(status) => status,
-            Err(error) => {
-                tracing::warn!(%error, "no status");
-                return;
+    /// Takes the lease when this journal is the node, and keeps it as long as it can.
+    async fn serve(&self, dispatcher: &Handle) {
+        loop {
+            // Not before first contact: a journal that is not the node's must not speak for it.
+            self.node.wakes.status.notified().await;
+            self.claim(dispatcher).await;
+            tokio::select! {
+                () = self.keep(dispatcher) => self.node.lease.let_go(),
+                // Intake has seen that this journal is the node no more.
+                () = self.node.lease.lost() => {}
             }
+            tracing::warn!(node = %self.node.name, "the node's name is another's now; nothing is taken");
+        }
+    }
+
+    /// Writes the first status, standing back while another run of this journal is at work.
+    async fn claim(&self, dispatcher: &Handle) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        loop {
+            match self.try_claim(dispatcher).await {
+                Ok(()) => return,
+                Err(Unwritten::Overtaken) => {}
+                Err(error) => tracing::debug!(%error, "no status yet"),
+            }
+            tokio::time::sleep(backoff.next_wait()).await;
+        }
+    }
+
+    async fn try_claim(&self, dispatcher: &Handle) -> Result<(), Unwritten> {
+        let mut found = self.read().await?;
+        if self.judge(found.as_ref()).await? == Claim::Taken {
+            self.tell_twin(found.as_ref()).await?;
+            found = self.stand_back(found).await?;
+        }
+        let last = found.map_or(Last { revision: 0, run: None }, |(revision, status)| Last {
+            revision,
+            run: status.and_then(|status| status.run),
+        });
+        let revision = self.write(last, dispatcher.facts().await, false).await?;
+        self.node.lease.hold(revision);
+        Ok(())
+    }
+
+    /// Waits until the status stands unchanged for two beats, or is free to be written over.
+    async fn stand_back(&self, found: Option<Found>) -> Result<Option<Found>, Unwritten> {
+        let mut found = found;
+        let mut since = Instant::now();
+        loop {
+            let stale =
+                found.as_ref().and_then(|(_, status)| status.as_ref()).map_or(Duration::ZERO, lease::stale_after);
+            if since.elapsed() >= stale {
+                return Ok(found);
+            }
+            tokio::time::sleep(LOOK_AGAIN.min(stale)).await;
+            let now = self.read().await?;
+            if self.judge(now.as_ref()).await? == Claim::Free {
+                return Ok(now);
+            }
+            if now.as_ref().map(|(revision, _)| *revision) != found.as_ref().map(|(revision, _)| *revision) {
+                since = Instant::now();
+            }
+            found = now;
+        }
+    }
+
+    async fn judge(&self, found: Option<&Found>) -> Result<Claim, JournalError> {
+        let kept = self.kept().await?;
+        Ok(lease::judge(found.and_then(|(_, status)| status.as_ref()), &kept, self.node.journal.id()))
+    }
+
+    async fn tell_twin(&self, found: Option<&Found>) -> Result<(), JournalError> {
+        let run = found.and_then(|(_, status)| status.as_ref()?.run).map_or_else(String::new, |run| format!(" {run}"));
+        let text = format!(
+            "another run{run} of this journal, {}, is at work: its disk was copied; nothing is taken until that run is silent",
+            self.node.journal.id()
+        );
+        tracing::error!(node = %self.node.name, "{text}");
+        let event = self.node.event(Severity::Error, Code::Twin, &text);
+        self.node.report(vec![self.node.error_report(&event)]).await
+    }
+
+    /// Beat by beat, until somebody else has written.
+    async fn keep(&self, dispatcher: &Handle) {
+        let interval = self.node.config.agent.interval;
+        loop {
+            // Never later than the interval says.
+            let wait = interval.mul_f64(0.8 + 0.2 * jitter::fraction());
+            tokio::time::sleep(wait).await;
+            match self.beat(dispatcher).await {
+                Ok(()) => {}
+                Err(Unwritten::Overtaken) => return,
+                Err(error) => tracing::debug!(%error, "status"),
+            }
+        }
+    }
+
+    async fn beat(&self, dispatcher: &Handle) -> Result<(), Unwritten> {
+        let Some(revision) = self.node.lease.revision() else { return Err(Unwritten::Overtaken) };
+        let last = Last { revision, run: Some(self.node.run) };
+        let written = match self.write(last, dispatcher.facts().await, false).await {
+            // A beat without an answer may have been stored after all.
+            Err(Unwritten::Overtaken) => match self.read().await? {
+                Some((revision, Some(status))) if status.run == Some(self.node.run) => {
+                    self.write(Last { revision, ..last }, dispatcher.facts().await, false).await?
+                }
+                _ => return Err(Unwritten::Overtaken),
+            },
+            written => written?,
         };
-        let Ok(body) = serde_json::to_vec(&status) else { return };
-        // Once more where somebody else's status was there.
-        for _ in 0..2 {
-            let expected = match self.expected {
-                Some(expected) => expected,
-                None => self.last().await,
-            };
-            let subject = self.node.names.node_key(NodeKey::Status, self.node.name.as_str());
-            let message = Outgoing::new(subject, body.clone()).expecting_last(expected);
-            match self.node.broker.publish(&message, WITHIN).await {
-                Ok(stored) => {
-                    self.expected = Some(stored.seq.0);
-                    return;
-                }
-                Err(PublishError::WrongLast) => self.expected = None,
-                Err(error) => {
-                    // It may have been stored: look again next time.
-                    self.expected = None;
-                    tracing::debug!(%error, "status");
-                    return;
-                }
-            }
-        }
+        self.node.lease.hold(written);
+        Ok(())
     }
 
-    async fn last(&self) -> u64 {
-        let stream = self.node.names.record_stream(RecordStream::Nodes);
-        let subject = self.node.names.node_key(NodeKey::Status, self.node.name.as_str());
-        match self.node.broker.get_last(&stream, &subject).await {
-            Ok(Some(found)) => found.seq.0,
-            _ => 0,
-        }
-    }
-
-    async fn status(
-        &self,
-        lanes: Vec<(LaneFacts, crate::model::lanes::RowId)>,
-        processes: Vec<crate::model::node::ProcessFacts>,
-        stopped: bool,
-    ) -> Result<Status, crate::journal::JournalError> {
-        let node = &self.node;
-        let beat = node.journal.meta::<u64>(Key::Beat).await?.unwrap_or(0) + 1;
-        let (beat, journal_error) = match node.journal.set_meta(Key::Beat, beat).await {
-            Ok(()) => (beat, None),
+    /// Writes a status over this one; its beat and run are in the journal first.
+    async fn write(&self, last: Last, facts: Facts, stopped: bool) -> Result<u64, Unwritten> {
+        let kept = Kept { beat: self.kept().await?.beat + 1, run: Some(self.node.run), before: last.run };
+        let (beat, trouble) = match self.node.journal.set_meta(Key::Beat, kept).await {
+            Ok(()) => (kept.beat, None),
             // Said as long as it lasts; the number stays, since it must be kept before it is used.
-            Err(error) if error.may_heal() => (beat - 1, Some(error.to_string())),
-            Err(error) => return Err(error),
+            Err(error) if error.may_heal() && last.run == Some(self.node.run) => {
+                (kept.beat - 1, Some(error.to_string()))
+            }
+            Err(error) => return Err(error.into()),
         };
+        let status = Status { journal_error: trouble, ..self.status(beat, facts, stopped).await? };
+        let body = serde_json::to_vec(&status)?;
+        let subject = self.node.names.node_key(NodeKey::Status, self.node.name.as_str());
+        let message = Outgoing::new(subject, body).expecting_last(last.revision);
+        match self.node.broker.publish(&message, WITHIN).await {
+            Ok(stored) => Ok(stored.seq.0),
+            Err(PublishError::WrongLast) => Err(Unwritten::Overtaken),
+            Err(error) => Err(Unwritten::Publish(error)),
+        }
+    }
+
+    async fn kept(&self) -> Result<Kept, JournalError> {
+        Ok(self.node.journal.meta::<Kept>(Key::Beat).await?.unwrap_or_default())
+    }
+
+    async fn read(&self) -> Result<Option<Found>, BrokerError> {
+        read(&self.node).await
+    }
+
+    async fn status(&self, beat: u64, facts: Facts, stopped: bool) -> Result<Status, JournalError> {
+        let node = &self.node;
+        let Facts { lanes, processes } = facts;
         let now = node.clock.now();
         let uptime = uptime();
         Ok(Status {
@@ -139,14 +246,34 @@ impl Writer {
             lanes: Some(with_heads(node, lanes).await?),
             journal_rows: Some(node.journal.row_count().await?),
             outbox: Some(node.journal.outbox_len().await?),
-            journal_error,
+            journal_error: None,
             clock_offset_ms: Some(node.clock.offset() / 1_000_000),
             insecure: Some(node.config.insecure && !node.config.has_credentials()),
         })
     }
 }
 
-async fn positions(node: &Node) -> Result<Starts, crate::journal::JournalError> {
+/// A status with its sequence; none in it where it cannot be read.
+type Found = (u64, Option<Status>);
+
+/// The status that is there.
+async fn read(node: &Node) -> Result<Option<Found>, BrokerError> {
+    let stream = node.names.record_stream(RecordStream::Nodes);
+    let subject = node.names.node_key(NodeKey::Status, node.name.as_str());
+    let found = node.broker.get_last(&stream, &subject).await?;
+    Ok(found.map(|message| (message.seq.0, serde_json::from_slice(&message.body).ok())))
+}
+
+/// True where no other run has written a status since this one's last.
+pub(crate) async fn is_ours(node: &Node) -> Result<bool, BrokerError> {
+    let Some(held) = node.lease.revision() else { return Ok(false) };
+    // An answer may be a moment old: what is below our own says nothing.
+    let foreign =
+        |(revision, status): &Found| *revision > held && status.as_ref().is_none_or(|s| s.run != Some(node.run));
+    Ok(!read(node).await?.as_ref().is_some_and(foreign))
+}
+
+async fn positions(node: &Node) -> Result<Starts, JournalError> {
     let mut positions: Starts = PerStream::default();
     for stream in StreamKind::ALL {
         let seq: Option<StreamSeq> = node.journal.position(stream).await?.map(|position| position.last.seq);
@@ -158,7 +285,7 @@ async fn positions(node: &Node) -> Result<Starts, crate::journal::JournalError> 
 async fn with_heads(
     node: &Node,
     lanes: Vec<(LaneFacts, crate::model::lanes::RowId)>,
-) -> Result<Vec<LaneFacts>, crate::journal::JournalError> {
+) -> Result<Vec<LaneFacts>, JournalError> {
     let rows = lanes.iter().map(|(_, row)| *row).collect();
     let heads = node.journal.stored_refs(rows).await?;
     let fill = |(mut facts, row): (LaneFacts, crate::model::lanes::RowId)| {

@@ -16,8 +16,18 @@ pub(super) const API_TIMEOUT: Duration = Duration::from_secs(5);
 impl Broker {
     /// Asks `<api prefix>.<path>` and reads the JSON answer.
     pub(crate) async fn api<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, BrokerError> {
+        self.api_within(path, body, API_TIMEOUT).await
+    }
+
+    /// The same with a limit of its own, for what may never be answered.
+    pub(super) async fn api_within<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &Value,
+        within: Duration,
+    ) -> Result<T, BrokerError> {
         let payload = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
-        let answer = self.ask(&format!("{}.{path}", self.api), payload, API_TIMEOUT).await?;
+        let answer = self.ask(&format!("{}.{path}", self.api), payload, within).await?;
         let value: Value = serde_json::from_slice(&answer)
             .map_err(|e| BrokerError::BadAnswer { what: path.to_owned(), reason: e.to_string() })?;
         if let Some(error) = value.get("error").filter(|e| !e.is_null()) {

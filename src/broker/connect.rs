@@ -9,7 +9,7 @@ use super::error::BrokerError;
 use crate::model::config::Config;
 use crate::model::rights::is_sample_key;
 use crate::model::subject::Names;
-use async_nats::{Client, Event};
+use async_nats::{Client, Event, ServerAddr};
 use bytes::Bytes;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -107,7 +107,7 @@ impl Broker {
         let (sender, link) = watch::channel(Link::default());
         let client = client_options(options, sender)?;
         let servers = options.servers.join(",");
-        let client = client.connect(servers.clone()).await.map_err(|error| match error.kind() {
+        let client = client.connect(addresses(&options.servers)?).await.map_err(|error| match error.kind() {
             async_nats::ConnectErrorKind::ServerParse => {
                 BrokerError::Options(format!("`{servers}` is no broker address"))
             }
@@ -175,6 +175,13 @@ impl Broker {
         }
     }
 
+    /// How often a waiting pull is told that it is alive: what a lost consumer takes to be noticed, against what idle nodes
+    /// cost. In a cluster a server may go with the consumer while the link to another one stays up.
+    pub(super) fn heartbeat(&self) -> Duration {
+        let clustered = self.client.try_server_info().is_some_and(|info| info.cluster.is_some());
+        Duration::from_secs(if clustered { 1 } else { 5 })
+    }
+
     /// What the broker says of itself: whether JetStream is on.
     pub(super) fn has_jetstream(&self) -> bool {
         self.client.server_info().jetstream
@@ -209,6 +216,12 @@ impl Broker {
         self.api = prefix.into();
         self
     }
+}
+
+fn addresses(servers: &[String]) -> Result<Vec<ServerAddr>, BrokerError> {
+    let parse =
+        |server: &String| server.parse().map_err(|_| BrokerError::Options(format!("`{server}` is no broker address")));
+    servers.iter().map(parse).collect()
 }
 
 fn client_options(

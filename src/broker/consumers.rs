@@ -7,9 +7,11 @@ use super::error::BrokerError;
 use crate::model::id::StreamSeq;
 use crate::model::message::StreamKind;
 use crate::model::name::NodeName;
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::HashSet;
+use std::time::Duration;
 
 /// An ack that was lost is put right by the next session's reset, not by a redelivery: this is the last net.
 const ACK_WAIT_NS: u64 = 3600 * 1_000_000_000;
@@ -19,6 +21,9 @@ const MAX_ACK_PENDING: u64 = 1024;
 
 /// A live agent has one pull open; the rest are those of connections that the broker has not yet seen die.
 const MAX_WAITING: u64 = 16;
+
+/// How long a consumer that lives takes to tell of itself at most; one whose server is gone never does.
+const INFO_TIMEOUT: Duration = Duration::from_secs(1);
 
 const CONSUMER_NOT_FOUND: u64 = 10014;
 /// The name is taken by a consumer with other settings.
@@ -33,9 +38,28 @@ pub enum Ensured {
     Made,
 }
 
+/// How far a consumer has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// The last message that it gave out, or was set behind.
+    pub delivered: StreamSeq,
+    /// The last message up to which all are acked, or was set behind.
+    pub ack_floor: StreamSeq,
+    /// How many it has given out since it was made or set.
+    pub deliveries: u64,
+}
+
 #[derive(Deserialize)]
 struct ConsumerInfo {
     config: ConsumerConfig,
+    delivered: Place,
+    ack_floor: Place,
+}
+
+#[derive(Deserialize)]
+struct Place {
+    consumer_seq: u64,
+    stream_seq: StreamSeq,
 }
 
 #[derive(Deserialize)]
@@ -73,13 +97,21 @@ impl Broker {
     ) -> Result<Ensured, BrokerError> {
         let name = self.names.stream(stream);
         let filter = self.names.node_filter(node);
-        if let Some(found) = self.consumer(&name, node).await? {
-            if found.serves(&filter, start) {
-                return Ok(Ensured::Found);
+        match self.consumer(&name, node).await {
+            Ok(Some(found)) if found.config.serves(&filter, start) => return Ok(Ensured::Found),
+            Ok(None) => {}
+            Ok(Some(_)) => {
+                // A start never changes, so one that is wrong cannot be put right; the agent's reset finds its place again.
+                tracing::warn!(%node, stream = %name, "its consumer does not serve; it is made anew");
+                self.api::<Value>(&format!("CONSUMER.DELETE.{name}.{node}"), &Value::Null).await?;
             }
-            // A start never changes, so one that is wrong cannot be put right; the agent's reset finds its place again.
-            tracing::warn!(%node, stream = %name, "its consumer does not serve; it is made anew");
-            self.api::<Value>(&format!("CONSUMER.DELETE.{name}.{node}"), &Value::Null).await?;
+            // The server that had it is gone, if the stream itself answers.
+            Err(BrokerError::Timeout { .. }) => {
+                self.last_seq(stream).await?;
+                tracing::warn!(%node, stream = %name, "its consumer is lost with its server; it is made anew");
+                self.order_delete(&name, node).await?;
+            }
+            Err(error) => return Err(error),
         }
         let body = json!({
             "stream_name": name,
@@ -106,12 +138,36 @@ impl Broker {
         }
     }
 
-    async fn consumer(&self, stream: &str, node: &NodeName) -> Result<Option<ConsumerConfig>, BrokerError> {
-        match self.api::<ConsumerInfo>(&format!("CONSUMER.INFO.{stream}.{node}"), &Value::Null).await {
-            Ok(info) => Ok(Some(info.config)),
+    /// How far the node's consumer has come; `None` where it has none, or none that answers.
+    pub async fn consumer_progress(
+        &self,
+        stream: StreamKind,
+        node: &NodeName,
+    ) -> Result<Option<Progress>, BrokerError> {
+        let found = match self.consumer(&self.names.stream(stream), node).await {
+            Err(BrokerError::Timeout { .. }) => None,
+            found => found?,
+        };
+        Ok(found.map(|info| Progress {
+            delivered: info.delivered.stream_seq,
+            ack_floor: info.ack_floor.stream_seq,
+            deliveries: info.delivered.consumer_seq,
+        }))
+    }
+
+    async fn consumer(&self, stream: &str, node: &NodeName) -> Result<Option<ConsumerInfo>, BrokerError> {
+        match self.api_within(&format!("CONSUMER.INFO.{stream}.{node}"), &Value::Null, INFO_TIMEOUT).await {
+            Ok(info) => Ok(Some(info)),
             Err(error) if error.code() == Some(CONSUMER_NOT_FOUND) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Orders a consumer's end without waiting for it: where its server is gone no answer comes, and it is carried out.
+    async fn order_delete(&self, stream: &str, node: &NodeName) -> Result<(), BrokerError> {
+        let subject = format!("{}.CONSUMER.DELETE.{stream}.{node}", self.api);
+        let reply = self.client.new_inbox();
+        self.client.publish_with_reply(subject, reply, Bytes::new()).await.map_err(|_| BrokerError::Closed)
     }
 
     /// The names of all consumers on a stream.

@@ -38,9 +38,6 @@ const MAX_BYTES: usize = 8 << 20;
 /// How long the broker keeps a pull open.
 const PULL: Duration = Duration::from_secs(30);
 
-/// How often the broker says that a waiting pull is alive.
-const HEARTBEAT: Duration = Duration::from_secs(5);
-
 /// One message of a feed, without its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
@@ -136,11 +133,12 @@ impl Feed {
         if pull.left == 0 {
             self.ask(&mut pull).await?;
         }
+        let silence = self.broker.heartbeat() * 2 + Duration::from_secs(1);
         let first = tokio::select! {
             answer = pull.answers.next() => answer.ok_or(BrokerError::Closed)?,
             () = link_came_up(&mut self.link, pull.times) => return Ok(Vec::new()),
-            () = tokio::time::sleep(HEARTBEAT * 2 + Duration::from_secs(1)) => {
-                return Err(BrokerError::Timeout { what: self.next_path(), after: HEARTBEAT * 2 });
+            () = tokio::time::sleep(silence) => {
+                return Err(BrokerError::Timeout { what: self.next_path(), after: silence });
             }
         };
         let mut batch = Vec::new();
@@ -183,7 +181,7 @@ impl Feed {
             "batch": BATCH,
             "max_bytes": largest.max(MAX_BYTES),
             "expires": nanos(PULL),
-            "idle_heartbeat": nanos(HEARTBEAT),
+            "idle_heartbeat": nanos(self.broker.heartbeat()),
         });
         let subject = format!("{}.{}", self.broker.api, self.next_path());
         let sent = self.broker.client.publish_with_reply(subject, pull.inbox.clone(), body.to_string().into());
@@ -212,7 +210,8 @@ impl Feed {
             "max_ack_pending": MAX_ACK_PENDING,
             "deliver_policy": "all",
             "headers_only": true,
-            "num_replicas": 1,
+            // As many as the stream has: lost with a server, it would begin at the first message again.
+            "num_replicas": 0,
         });
         if let Some(filter) = &self.filter {
             config["filter_subject"] = json!(filter);

@@ -16,7 +16,7 @@ mod session;
 pub mod topology;
 
 pub use connect::{Access, Broker, ConnectOptions, Link};
-pub use consumers::Ensured;
+pub use consumers::{Ensured, Progress};
 pub use denied::Denials;
 pub use error::{BrokerError, PublishError};
 pub use feed::{Delivery, Feed};

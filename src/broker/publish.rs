@@ -93,7 +93,7 @@ impl Broker {
         let before = self.denials();
         let answer = tokio::select! {
             biased;
-            answer = self.client.send_request(message.subject.clone(), request) => answer,
+            answer = self.client.send_request(in_domain(&self.api, &message.subject), request) => answer,
             () = self.publish_denied(&message.subject, before) => {
                 return Err(PublishError::Denied { subject: message.subject.clone() });
             }
@@ -111,6 +111,13 @@ impl Broker {
     }
 }
 
+/// The subject as it reaches the stream: a leaf node lets a bucket's own subjects pass only under the API prefix of the
+/// domain that holds it.
+fn in_domain(api: &str, subject: &str) -> String {
+    let is_domain = api != "$JS.API" && api.starts_with("$JS.") && api.ends_with(".API");
+    if is_domain && subject.starts_with("$KV.") { format!("{api}.{subject}") } else { subject.to_owned() }
+}
+
 fn read_answer(payload: &[u8]) -> Result<Stored, PublishError> {
     if let Ok(PubAck { error: Some(error) }) = serde_json::from_slice(payload) {
         return Err(match error.err_code {
@@ -126,6 +133,14 @@ fn read_answer(payload: &[u8]) -> Result<Stored, PublishError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_buckets_subjects_reach_the_domain_that_holds_it() {
+        assert_eq!(in_domain("$JS.API", "$KV.B.k"), "$KV.B.k");
+        assert_eq!(in_domain("fleet.api", "$KV.B.k"), "$KV.B.k");
+        assert_eq!(in_domain("$JS.centre.API", "$KV.B.k"), "$JS.centre.API.$KV.B.k");
+        assert_eq!(in_domain("$JS.centre.API", "fleet.ack.a"), "fleet.ack.a");
+    }
 
     #[test]
     fn answers_are_told_apart() {

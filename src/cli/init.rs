@@ -13,6 +13,9 @@ pub(super) struct Args {
     /// Only show what would be done; exit code 1 where that is anything.
     #[arg(long)]
     diff: bool,
+    /// Share the disk out anew among the streams; sizes stay as they were set otherwise.
+    #[arg(long, conflicts_with = "diff")]
+    resize: bool,
 }
 
 pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliError> {
@@ -26,5 +29,10 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
     }
     let plan = topology::ensure(&broker, hub).await?;
     write!(std::io::stdout().lock(), "{plan}")?;
+    if args.resize {
+        for resized in topology::resize(&broker, hub).await? {
+            writeln!(std::io::stdout().lock(), "{resized}")?;
+        }
+    }
     Ok(ExitCode::Succeeded)
 }

@@ -37,6 +37,8 @@ pub enum Fate {
     MakeNode(NodeName),
     /// The node has no consumer for events yet, or this is the event for which it gets one.
     OpenEvents(NodeName),
+    /// It was a replaced journal's; what closes those answers it.
+    Closed,
     /// No node can answer; the hub does.
     Answered(Answer),
 }
@@ -57,6 +59,8 @@ pub struct Answer {
 pub enum Standing {
     /// There is such a node; its messages begin here.
     Known(Starts),
+    /// There is; the message is one of those that a replaced journal left.
+    Closing,
     /// There is none, and this message may make it one or not.
     Unknown {
         /// True where it may.
@@ -110,6 +114,7 @@ impl Letter {
         };
         let starts = match standing {
             Standing::Known(starts) => starts,
+            Standing::Closing => return Fate::Closed,
             Standing::Unknown { may_make: true } => return Fate::MakeNode(node.clone()),
             Standing::Unknown { may_make: false } => {
                 let text = format!("there is no node `{node}`");
@@ -196,6 +201,7 @@ mod tests {
         assert_eq!(command(5).judge(known(5, None)), Fate::Delivered);
         let early = command(4).judge(known(5, None));
         assert_eq!(code(early), ("n1".to_owned(), State::Undeliverable, Code::BeforeStart));
+        assert_eq!(command(4).judge(Standing::Closing), Fate::Closed);
         assert_eq!(command(4).judge(Standing::Known(Starts::default())), Fate::MakeNode(n1()), "made by half");
     }
 

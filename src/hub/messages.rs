@@ -66,7 +66,7 @@ async fn settle(nodes: &Nodes, stream: StreamKind, message: &RawMessage) -> Resu
     let letter = Letter::read(nodes.broker().names(), stream, message);
     for _ in 0..STEPS {
         match letter.judge(standing(nodes, &letter).await?) {
-            Fate::Delivered => return Ok(()),
+            Fate::Delivered | Fate::Closed => return Ok(()),
             Fate::Answered(answer) => return records::answer(nodes.broker(), &letter, &answer).await,
             Fate::MakeNode(node) => drop(nodes.make(&node).await?),
             Fate::OpenEvents(node) => {
@@ -83,6 +83,9 @@ async fn settle(nodes: &Nodes, stream: StreamKind, message: &RawMessage) -> Resu
 async fn standing(nodes: &Nodes, letter: &Letter) -> Result<Standing, HubError> {
     let Some(node) = letter.node() else { return Ok(Standing::Unknown { may_make: false }) };
     Ok(match nodes.spec(node).await? {
+        Some(spec) if spec.closing.as_ref().is_some_and(|c| c.covers(letter.at.stream, letter.at.seq)) => {
+            Standing::Closing
+        }
         Some(spec) => Standing::Known(spec.start),
         None => Standing::Unknown { may_make: nodes.may_make(letter).await? },
     })

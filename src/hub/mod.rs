@@ -4,10 +4,12 @@
 //! methods and reads no bodies but records'.
 
 mod fate;
+mod journals;
 mod messages;
 mod nodes;
 mod records;
 mod results;
+mod upkeep;
 mod watch;
 
 use crate::broker::{Access, Broker, BrokerError, ConnectOptions, PublishError, topology};
@@ -132,7 +134,8 @@ async fn serve(
     for stream in StreamKind::ALL {
         parts.spawn(messages::follow(nodes.clone(), stream));
     }
-    parts.spawn(messages::follow_acks(nodes));
+    parts.spawn(messages::follow_acks(nodes.clone()));
+    parts.spawn(upkeep::run(nodes, config.clone()));
     match parts.join_next().await {
         Some(Ok(Err(error))) => Err(error),
         Some(Err(error)) => Err(HubError::Internal(format!("a part of the hub failed: {error}"))),

@@ -76,7 +76,7 @@ impl Nodes {
         Ok(entry.spec.map(|spec| self.remember(node, spec, entry.revision)))
     }
 
-    /// True where this journal is known to be the node's and there is nothing to do.
+    /// True where this journal is known to be the node's and its messages have a beginning.
     pub(super) fn is_journal(&self, hello: &Hello) -> bool {
         self.remembered(&hello.node)
             .is_some_and(|spec| spec.journal == Some(hello.journal) && spec.start.commands.is_some())
@@ -130,30 +130,16 @@ impl Nodes {
         Ok(start)
     }
 
-    /// A journal asks to be this node. The first one is; another is left waiting, which is told once.
-    pub(super) async fn greet(&self, hello: &Hello, stored_at: Timestamp) -> Result<(), HubError> {
-        let node = &hello.node;
-        let mut spec = self.make(node).await?;
-        if spec.journal.is_none() {
-            let take = |spec: &mut Spec| {
-                let free = spec.journal.is_none();
-                spec.journal.get_or_insert(hello.journal);
-                free
-            };
-            spec = self.change(node, take).await?;
-            tracing::info!(%node, journal = ?spec.journal, "first contact");
-        }
-        match spec.journal {
-            Some(journal) if journal != hello.journal => {
-                let text = format!(
-                    "journal {} asks to be this node, which is journal {journal}: two agents with this name, or a lost journal",
-                    hello.journal
-                );
-                let cause = format!("edgeward:second_journal/{node}/{}", hello.journal);
-                self.tell(node.as_str(), Code::SecondJournal, &text, &cause, stored_at).await
+    /// Sees to it that the consumers that a node should have are there and serve.
+    pub(super) async fn ensure_consumers(&self, spec: &Spec) -> Result<(), HubError> {
+        for stream in StreamKind::ALL {
+            if let Some(start) = *spec.start.get(stream)
+                && self.broker.ensure_consumer(stream, &spec.node, start).await? == Ensured::Made
+            {
+                tracing::info!(node = %spec.node, ?stream, %start, "node has its consumer again");
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     /// Publishes an error event about `node`, once for each cause.
@@ -168,6 +154,13 @@ impl Nodes {
         let id = Uuid::new_v5(&Uuid::NAMESPACE_URL, cause.as_bytes());
         let event = ErrorEvent { id, ..ErrorEvent::new(node, Severity::Error, code, text, at) };
         records::tell_once(&self.broker, &event).await
+    }
+
+    /// When what is decided about a node was written last; `None` where there is no such node.
+    pub(super) async fn decided_at(&self, node: &NodeName) -> Result<Option<Timestamp>, HubError> {
+        let bucket = self.broker.names().record_stream(RecordStream::Nodes);
+        let last = self.broker.get_last_at_leader(&bucket, &self.key(node)).await?;
+        Ok(last.map(|message| message.stored_at))
     }
 
     /// Makes the key, or reads the one that another hub made first.

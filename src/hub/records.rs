@@ -72,6 +72,28 @@ pub(super) async fn is_answered(broker: &Broker, letter: &Letter, node: &str) ->
     Ok(record.is_some_and(|r| r.is_about(&names.stream(letter.at.stream), letter.at)))
 }
 
+/// True where it is told what became of this message on `node`: by its own terminal record, under its id or, where another
+/// message had used that, under a longer one; or as a copy of another message.
+pub(super) async fn is_told(broker: &Broker, letter: &Letter, node: &str) -> Result<bool, HubError> {
+    let names = broker.names();
+    let (acks, stream) = (names.record_stream(RecordStream::Acks), names.stream(letter.at.stream));
+    let subject = letter.record_subject(node);
+    let reused = RecordSubject { id: subject.id.reused(letter.at.seq), ..subject.clone() };
+    for (class, subject) in
+        [(RecordClass::Ack, &subject), (RecordClass::Ack, &reused), (RecordClass::Progress, &subject)]
+    {
+        let record = last_record(broker, &acks, &names.record(class, subject)).await?;
+        let tells = |r: &Record| class == RecordClass::Ack || r.state == State::Duplicate;
+        match record {
+            Some(record) if record.is_about(&stream, letter.at) && tells(&record) => return Ok(true),
+            // Nothing stands under its id: then it has no longer one and is no copy.
+            None if class == RecordClass::Ack && *subject != reused => return Ok(false),
+            _ => {}
+        }
+    }
+    Ok(false)
+}
+
 /// Publishes an error event, unless one with its id is stored already: an id made from the cause is told once, whatever
 /// hubs come and go.
 pub(super) async fn tell_once(broker: &Broker, event: &ErrorEvent) -> Result<(), HubError> {

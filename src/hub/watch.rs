@@ -4,6 +4,7 @@
 //! every half minute. Both are safe to repeat.
 
 use super::HubError;
+use super::journals;
 use super::nodes::Nodes;
 use crate::broker::{Broker, BrokerError, From, RawMessage};
 use crate::model::error_event::Code;
@@ -44,7 +45,7 @@ pub(super) async fn follow_hellos(nodes: Arc<Nodes>) -> Result<(), HubError> {
         let message = hellos.next().await?;
         Some((message, hellos))
     });
-    messages.for_each_concurrent(AT_ONCE, |message| greet(&nodes, message)).await;
+    messages.for_each_concurrent(AT_ONCE, |message| greet(&nodes, message, News::Fresh)).await;
     Err(HubError::from(BrokerError::Closed))
 }
 
@@ -103,7 +104,7 @@ async fn scan_once(nodes: &Nodes) -> Result<(), HubError> {
     });
     each.await;
     let hellos = all(NodeKey::Hello).await?;
-    futures::stream::iter(hellos).for_each_concurrent(AT_ONCE, |message| greet(nodes, message)).await;
+    futures::stream::iter(hellos).for_each_concurrent(AT_ONCE, |message| greet(nodes, message, News::Old)).await;
     Ok(())
 }
 
@@ -121,10 +122,17 @@ async fn complete(
     if spec.start.events.is_some() && !events.contains(node.as_str()) {
         nodes.open_events(node).await?;
     }
-    Ok(())
+    journals::close(nodes, spec).await
 }
 
-async fn greet(nodes: &Nodes, message: RawMessage) {
+/// Whether a word is said now or was found later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum News {
+    Fresh,
+    Old,
+}
+
+async fn greet(nodes: &Nodes, message: RawMessage, news: News) {
     let Some(node) = node_of(nodes.broker(), NodeKey::Hello, &message) else { return };
     // One that was removed has no body.
     if message.body.is_empty() {
@@ -136,8 +144,9 @@ async fn greet(nodes: &Nodes, message: RawMessage) {
         false => Err(format!("it speaks for `{}`", hello.node)),
     });
     let result = match hello {
-        Ok(hello) if nodes.is_journal(&hello) => Ok(()),
-        Ok(hello) => nodes.greet(&hello, message.stored_at).await,
+        // Kept, it was answered long ago; what is missing the scan has seen. Said now, its agent misses something.
+        Ok(hello) if news == News::Old && nodes.is_journal(&hello) => Ok(()),
+        Ok(hello) => journals::greet(nodes, &hello, message.stored_at).await,
         Err(reason) => Err(HubError::BadRecord { key: message.subject.clone(), revision: message.seq.0, reason }),
     };
     if let Err(error) = result {

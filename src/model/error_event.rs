@@ -107,6 +107,10 @@ codes! {
     BadInmsg = "bad_inmsg",
     /// Another journal than the node's own asks to be this node.
     SecondJournal = "second_journal",
+    /// Another journal took the place of the node's own, which had stopped or was silent.
+    JournalReplaced = "journal_replaced",
+    /// Another run of the same journal is at work: a copied disk.
+    Twin = "twin",
     /// The node's consumer on the broker is missing.
     ConsumerMissing = "consumer_missing",
     /// The stream does not hold what the journal knows: shortened, restored or made anew.

@@ -81,9 +81,41 @@ pub struct Spec {
     /// The groups that an admin asks for.
     #[serde(default)]
     pub want_groups: Option<Vec<String>>,
-    /// A replaced journal whose messages are being closed; opaque until then.
+    /// A replaced journal whose messages are being closed.
     #[serde(default)]
-    pub closing: Option<serde_json::Value>,
+    pub closing: Option<Closing>,
+}
+
+/// A journal that was replaced before all of its messages had a terminal record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closing {
+    /// The journal.
+    #[serde(default)]
+    pub journal: Option<JournalId>,
+    /// Where its messages began.
+    #[serde(default)]
+    pub start: Starts,
+    /// The last sequences that it may have taken.
+    #[serde(default)]
+    pub taken: Starts,
+    /// The first sequences that are no longer its own.
+    #[serde(default)]
+    pub until: Starts,
+}
+
+impl Closing {
+    /// True where this sequence is one of those that are being closed.
+    pub fn covers(&self, stream: StreamKind, seq: StreamSeq) -> bool {
+        match (self.start.get(stream), self.until.get(stream)) {
+            (Some(start), Some(until)) => (*start..*until).contains(&seq),
+            _ => false,
+        }
+    }
+
+    /// True where the journal may have taken the message with this sequence.
+    pub fn may_have_taken(&self, stream: StreamKind, seq: StreamSeq) -> bool {
+        self.taken.get(stream).is_some_and(|last| seq <= last)
+    }
 }
 
 impl Spec {

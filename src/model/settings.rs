@@ -82,9 +82,14 @@ fn default_timeout(method: &MethodName) -> Duration {
 fn default_start_by(kind: Kind, method: &MethodName, retention: Duration) -> Duration {
     match (kind, method.as_str()) {
         (Kind::Control, "restart" | "directive") => Duration::from_secs(300),
-        // The day is the hub's time to give a fate to what no node took.
-        _ => retention.saturating_sub(Duration::from_secs(DAY_S)).max(retention / 2),
+        _ => last_start(retention),
     }
+}
+
+/// How long after it was stored a message may begin at the latest: what the streams keep less a day, which is the hub's time
+/// to give a fate to what no node took.
+pub fn last_start(retention: Duration) -> Duration {
+    retention.saturating_sub(Duration::from_secs(DAY_S)).max(retention / 2)
 }
 
 #[cfg(test)]

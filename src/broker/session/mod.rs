@@ -39,11 +39,8 @@ use tokio::sync::watch;
 /// How long one pull stands; well below the two minutes after which imports across accounts forget a reply.
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
 
-/// How often the broker says that it is there while it has nothing to deliver.
-const HEARTBEAT: Duration = Duration::from_secs(5);
-
-/// Silence after which the link is not trusted: two heartbeats and a little.
-const SILENCE: Duration = Duration::from_millis(10_500);
+/// A heartbeat may be late by this much before it counts as missed.
+const HEARTBEAT_LATE: Duration = Duration::from_millis(250);
 
 /// Messages handed over at once, so that one journal transaction stays short.
 const HANDED_OVER: usize = 256;
@@ -60,6 +57,8 @@ pub struct Resume {
     pub last: Option<(MsgRef, u64)>,
     /// The consumer's creation time as it was known when `last` was taken.
     pub created: Option<String>,
+    /// How long the broker may take to set the consumer; what lives answers in the time of the way there and back.
+    pub patience: Duration,
 }
 
 /// How a session found its place.
@@ -133,6 +132,8 @@ pub struct Session {
     inbox: String,
     frames: Subscriber,
     pulls: Pulls,
+    /// How often the broker says that it is there while it has nothing to deliver.
+    heartbeat: Duration,
     /// How often the link had come up when the session began.
     link_times: u64,
     link: watch::Receiver<Link>,
@@ -171,7 +172,7 @@ impl Session {
     ) -> Result<(Session, Start), SessionError> {
         let name = broker.names.stream(stream);
         let from = place(broker, &name, node, resume).await?;
-        let (mut session, info) = Session::reset(broker, &name, node, stream, from).await?;
+        let (mut session, info) = Session::reset(broker, node, stream, from, resume.patience).await?;
         // The count in the RESET's answer can be too low on a consumer that was just made: ask for what is there.
         let first = session.first().await?;
         let anchor = resume.last.map(|(last, _)| last).filter(|last| last.seq == from);
@@ -189,7 +190,7 @@ impl Session {
             // below it, and then the broker would skip what is stored next.
             (Some(last), _) => {
                 drop(session);
-                let (mut session, info) = Session::reset(broker, &name, node, stream, resume.start).await?;
+                let (mut session, info) = Session::reset(broker, node, stream, resume.start, resume.patience).await?;
                 let first = session.first().await?;
                 let found = match &first {
                     Some(first) if !is_newer(first, last) => Found::Changed { known_until: last.stored_at },
@@ -208,17 +209,20 @@ impl Session {
 
     async fn reset(
         broker: &Broker,
-        name: &str,
         node: &NodeName,
         stream: StreamKind,
         from: StreamSeq,
+        patience: Duration,
     ) -> Result<(Session, ConsumerInfo), SessionError> {
+        let name = &broker.names.stream(stream);
         let link = broker.link();
         let link_times = link.borrow().times;
         let path = format!("CONSUMER.RESET.{name}.{node}");
-        let info: ConsumerInfo = match broker.api(&path, &json!({ "seq": from })).await {
+        let info: ConsumerInfo = match broker.api_within(&path, &json!({ "seq": from }), patience).await {
             Ok(info) => info,
-            Err(error) => return Err(missing_or(broker, name, node, error).await),
+            // Missing, or lost with its server, or the link is slow: asking for it would take as long again.
+            Err(error @ BrokerError::Timeout { .. }) => return Err(error.into()),
+            Err(error) => return Err(missing_or(broker, name, node, error, patience).await),
         };
         let inbox = broker.client.new_inbox();
         let frames = broker.client.subscribe(format!("{inbox}.*")).await.map_err(|_| BrokerError::Closed)?;
@@ -229,6 +233,7 @@ impl Session {
             inbox,
             frames,
             pulls: Pulls::default(),
+            heartbeat: broker.heartbeat(),
             link_times,
             link,
             held: None,
@@ -317,7 +322,7 @@ impl Session {
         tokio::select! {
             biased;
             _ = self.link.wait_for(|link| !link.up || link.times != times) => Err(SessionError::LinkLost),
-            frame = tokio::time::timeout(SILENCE, self.frames.next()) => match frame {
+            frame = tokio::time::timeout(2 * (self.heartbeat + HEARTBEAT_LATE), self.frames.next()) => match frame {
                 Err(_) => Err(SessionError::Silent),
                 Ok(None) => Err(BrokerError::Closed.into()),
                 Ok(Some(message)) => Ok(message),
@@ -335,7 +340,7 @@ impl Session {
             request["no_wait"] = true.into();
         } else {
             request["expires"] = json!(PULL_EXPIRES.as_nanos() as u64);
-            request["idle_heartbeat"] = json!(HEARTBEAT.as_nanos() as u64);
+            request["idle_heartbeat"] = json!(self.heartbeat.as_nanos() as u64);
         }
         let reply = format!("{}.{number}", self.inbox);
         let sent =

@@ -9,6 +9,7 @@ use crate::model::id::StreamSeq;
 use crate::model::name::NodeName;
 use crate::model::time::Timestamp;
 use serde::Deserialize;
+use std::time::Duration;
 
 /// An anchor above this size is not fetched again only to be recognised, where the broker's ack floor proves as much.
 const LARGE_ANCHOR: u64 = 16 * 1024;
@@ -56,10 +57,17 @@ pub(super) async fn place(
 }
 
 /// A consumer that is missing answers no RESET at all; asking for it tells.
-pub(super) async fn missing_or(broker: &Broker, name: &str, node: &NodeName, error: BrokerError) -> SessionError {
+pub(super) async fn missing_or(
+    broker: &Broker,
+    name: &str,
+    node: &NodeName,
+    error: BrokerError,
+    patience: Duration,
+) -> SessionError {
     const CONSUMER_NOT_FOUND: u64 = 10014;
     const STREAM_NOT_FOUND: u64 = 10059;
-    let info = broker.api::<serde_json::Value>(&format!("CONSUMER.INFO.{name}.{node}"), &serde_json::Value::Null).await;
+    let path = format!("CONSUMER.INFO.{name}.{node}");
+    let info = broker.api_within::<serde_json::Value>(&path, &serde_json::Value::Null, patience).await;
     match info.err().and_then(|e| e.code()) {
         Some(CONSUMER_NOT_FOUND | STREAM_NOT_FOUND) => SessionError::ConsumerMissing,
         _ => error.into(),

@@ -5,18 +5,17 @@
 
 mod diff;
 mod first;
+mod state;
 mod wanted;
 
 use super::connect::Broker;
 use super::error::BrokerError;
 use crate::model::config::HubConfig;
-use crate::model::id::StreamSeq;
-use crate::model::message::StreamKind;
 pub use diff::{Difference, Handling};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+pub use state::StreamState;
 use std::fmt;
-use std::time::Duration;
 use wanted::Wanted;
 
 /// JetStream's codes that this module understands.
@@ -191,6 +190,54 @@ fn disk(account: &AccountInfo, hub: &HubConfig) -> (u64, &'static str) {
     }
 }
 
+/// A stream whose size was set anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resized {
+    /// Its name.
+    pub stream: String,
+    /// How many bytes it could take.
+    pub from: u64,
+    /// How many it can take now.
+    pub to: u64,
+}
+
+impl fmt::Display for Resized {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} MiB -> {} MiB", self.stream, self.from >> 20, self.to >> 20)
+    }
+}
+
+/// Shares the disk out anew among the streams that are there. None gets less than it holds and a tenth more: what a stream
+/// holds is not dropped.
+pub async fn resize(broker: &Broker, hub: &HubConfig) -> Result<Vec<Resized>, BrokerError> {
+    let account: AccountInfo = broker.api("INFO", &Value::Null).await.map_err(|e| explain_api(broker, e))?;
+    let wanted = wanted::streams(broker.names(), hub);
+    let percents: Vec<u64> = wanted.iter().map(|w| w.percent).collect();
+    let (total, limit) = disk(&account, hub);
+    let mut changes = Vec::new();
+    for (wanted, share) in wanted.iter().zip(wanted::shares(total, &percents, limit)?) {
+        let state = broker.stream_state(&wanted.name).await?;
+        let (from, to) = (state.max_bytes.unwrap_or(0), share.max(state.bytes + state.bytes / 10));
+        if from != to {
+            changes.push(Resized { stream: wanted.name.clone(), from, to });
+        }
+    }
+    // Those that give first: sizes are reserved, and what they give up the others get.
+    changes.sort_by_key(|change| change.to > change.from);
+    for change in &changes {
+        broker.set_max_bytes(&change.stream, change.to).await?;
+    }
+    Ok(changes)
+}
+
+impl Broker {
+    /// The bytes that all six streams may share out.
+    pub async fn disk_share(&self, hub: &HubConfig) -> Result<u64, BrokerError> {
+        let account: AccountInfo = self.api("INFO", &Value::Null).await?;
+        Ok(disk(&account, hub).0)
+    }
+}
+
 /// Makes and changes what the plan says, one stream after the other; the first refusal ends it.
 pub async fn apply(broker: &Broker, plan: &Plan) -> Result<(), BrokerError> {
     if let Some(refusal) = plan.refusal() {
@@ -279,41 +326,4 @@ fn explain(broker: &Broker, stream: &str, error: BrokerError) -> BrokerError {
         }
         _ => return explain_api(broker, error),
     })
-}
-
-#[derive(Deserialize)]
-struct MessageStreamInfo {
-    config: AgeConfig,
-    state: LastState,
-}
-
-#[derive(Deserialize)]
-struct AgeConfig {
-    #[serde(default)]
-    max_age: u64,
-}
-
-#[derive(Deserialize)]
-struct LastState {
-    last_seq: u64,
-}
-
-async fn message_stream(broker: &Broker, kind: StreamKind) -> Result<MessageStreamInfo, BrokerError> {
-    broker.api(&format!("STREAM.INFO.{}", broker.names().stream(kind)), &Value::Null).await
-}
-
-impl Broker {
-    /// The last sequence of a message stream, as its leader knows it; 0 where it never held a message.
-    pub async fn last_seq(&self, stream: StreamKind) -> Result<StreamSeq, BrokerError> {
-        message_stream(self, stream).await.map(|info| StreamSeq(info.state.last_seq))
-    }
-
-    /// How long both message streams keep what they hold; `None` where that has no limit.
-    pub async fn retention(&self) -> Result<Option<Duration>, BrokerError> {
-        let mut ages = Vec::new();
-        for kind in StreamKind::ALL {
-            ages.push(message_stream(self, kind).await?.config.max_age);
-        }
-        Ok(ages.into_iter().filter(|age| *age > 0).min().map(Duration::from_nanos))
-    }
 }
