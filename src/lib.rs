@@ -6,6 +6,7 @@ pub mod cli;
 pub mod exec;
 pub mod hub;
 pub mod journal;
+pub mod killpoint;
 pub mod methods;
 pub mod model;
 pub mod operator;

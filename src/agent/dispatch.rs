@@ -18,6 +18,7 @@ use super::node::Node;
 use super::reports::Times;
 use super::worker::{self, Begun, JOURNAL_WAIT, Stops};
 use crate::journal::{Arrival, Door, Full, JournalError, Key, Met, Report, Taken, Words};
+use crate::killpoint::{Point, here};
 use crate::model::admit::{Admitted, Rejected};
 use crate::model::error_event::Code;
 use crate::model::lanes::{Lanes, RowId};
@@ -217,6 +218,7 @@ impl Dispatcher {
             .collect();
         let words: Arc<dyn Words> = Arc::clone(&self.node) as _;
         let taken = self.node.journal.take(arrivals, now, words).await?;
+        here(Point::Taken);
         for (verdict, taken) in judged.into_iter().zip(taken) {
             self.took(verdict, taken, now);
         }

@@ -13,6 +13,7 @@
 
 use super::node::Node;
 use crate::journal::{Class, Key, Report};
+use crate::killpoint::{Point, here};
 use crate::model::error_event::{Code, Severity};
 use crate::model::header::{RawHeaders, names};
 use crate::model::id::MessageId;
@@ -97,6 +98,7 @@ async fn look(node: &Node, files: &Files) -> io::Result<()> {
             return Ok(());
         }
         fs::rename(&files.inmsg, &files.claimed)?;
+        here(Point::Claimed);
     }
     // What was claimed may have grown since it was read.
     let Some(content) = read(&files.claimed)? else { return Ok(()) };
@@ -119,6 +121,7 @@ async fn is_known_bad(node: &Node, content: &Content) -> io::Result<bool> {
 async fn accept(node: &Node, files: &Files, content: &Content, reports: Vec<Report>) -> io::Result<()> {
     let count = reports.len();
     let fresh = node.journal.report_once(Key::Inmsg, content.mark.clone(), reports).await.map_err(io::Error::other)?;
+    here(Point::Accepted);
     if fresh {
         tracing::info!(messages = count, "inmsg.txt taken");
         node.wakes.ring(Class::Message);

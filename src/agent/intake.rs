@@ -10,12 +10,15 @@
 //! Owns catch-up: no command stored before a session starts to run until the session has reached its end (PROTOCOL §2).
 //! It holds from before the session is asked for, and at the agent's start until it is clear that there is no link.
 
+use super::clock::BootClock;
 use super::contact;
 use super::dispatch::{self, Event, Handle};
 use super::node::Node;
 use super::upkeep;
 use crate::broker::{Batch, BrokerError, Found, Resume, Session, SessionError, Start};
+use crate::exec::boot_id;
 use crate::journal::{JournalError, Key};
+use crate::killpoint::{Point, here};
 use crate::model::error_event::{Code, Severity};
 use crate::model::id::StreamSeq;
 use crate::model::jitter::Backoff;
@@ -228,7 +231,7 @@ async fn one_session(
     let (mut session, begun) = opened?;
     pace.begun(asked.elapsed());
     tracing::debug!(?stream, found = ?begun.found, caught_up = begun.is_caught_up, "session");
-    keep_time(node, begun.broker_time).await?;
+    keep_time(node, begun.broker_time, asked.elapsed()).await?;
     node.journal.set_meta(created_key(stream), &begun.created).await?;
     tell_found(node, stream, &begun).await?;
     catch_up.opened(dispatcher, &begun).await;
@@ -242,6 +245,7 @@ async fn one_session(
         };
         keep(node, dispatcher, &batch, begun.found).await?;
         session.ack(&batch).await;
+        here(Point::Acked);
         pace.backoff.reset();
         catch_up.saw(dispatcher, &batch).await;
     }
@@ -264,9 +268,12 @@ fn created_key(stream: StreamKind) -> Key {
     }
 }
 
-async fn keep_time(node: &Node, broker_time: Timestamp) -> Result<(), JournalError> {
-    node.clock.heard(broker_time);
+async fn keep_time(node: &Node, broker_time: Timestamp, took: Duration) -> Result<(), JournalError> {
+    node.clock.heard(broker_time, took);
     node.journal.set_meta_lazily(Key::BrokerTime, broker_time.nanos()).await?;
+    if let Some(boot) = boot_id() {
+        node.journal.set_meta_lazily(Key::BootClock, BootClock::new(boot, node.clock.now())).await?;
+    }
     node.journal.set_meta_lazily(Key::ClockOffset, node.clock.offset()).await
 }
 

@@ -25,12 +25,13 @@ mod worker;
 use crate::broker::{Access, Broker, BrokerError, ConnectOptions};
 use crate::exec::boot_id;
 use crate::journal::{Class, Journal, JournalError, Key};
+use crate::killpoint::{Point, here};
 use crate::model::config::Config;
 use crate::model::name::{BadName, NodeName};
 use crate::model::policy::Policy;
 use crate::model::subject::Names;
 use crate::model::time::Timestamp;
-use clock::Clock;
+use clock::{BootClock, Clock, Kept};
 use dispatch::Dispatcher;
 use node::{Node, Parts};
 use std::path::PathBuf;
@@ -94,6 +95,7 @@ pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce()
     tracing::info!(node = %node.name, journal = %node.journal.id(), state_dir = %node.journal.folder().display(), "agent");
     upkeep::tell_replaced(&node).await?;
     recover::run(&node).await?;
+    here(Point::Recovered);
     // Four things end in turn: intake and starting (`stop`), running work (`cut`), then publishing (`leave`).
     let (cut, leave) = (CancellationToken::new(), CancellationToken::new());
     let (dispatcher, handle) = Dispatcher::load(Arc::clone(&node), cut.clone()).await?;
@@ -167,10 +169,14 @@ async fn open(options: Options) -> Result<Node, AgentError> {
     };
     let run_dir = state_dir.join("run");
     fresh_run_dir(&run_dir).map_err(|source| AgentError::Folder { path: run_dir, source })?;
-    let offset = journal.meta::<i64>(Key::ClockOffset).await?.unwrap_or(0);
-    let floor = journal.meta::<i64>(Key::BrokerTime).await?.map(Timestamp::from_nanos);
+    let boot = journal.meta::<BootClock>(Key::BootClock).await?;
+    let kept = Kept {
+        offset: journal.meta(Key::ClockOffset).await?.unwrap_or(0),
+        heard: journal.meta(Key::BrokerTime).await?.map(Timestamp::from_nanos),
+        boot: boot.filter(|clock| Some(clock.boot.as_str()) == boot_id()),
+    };
     let broker = Broker::connect(&connect_options(&config, &names, &node)).await?;
-    let clock = Clock::new(offset, floor);
+    let clock = Clock::new(&kept);
     Ok(Node::new(Parts { name: node, names, config, policy, journal, broker, clock }))
 }
 

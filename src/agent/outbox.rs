@@ -10,6 +10,7 @@ use super::node::Node;
 use super::reports::subject_of;
 use crate::broker::{Outgoing, PublishError};
 use crate::journal::{Class, Entry, EntryId, JournalError, Report};
+use crate::killpoint::{Point, here};
 use crate::model::error_event::{Code, Severity};
 use crate::model::header::names;
 use crate::model::id::MessageId;
@@ -156,6 +157,7 @@ impl Outbox {
         }
         let sent = entries.iter().map(|entry| send(&self.node, entry));
         let fates = futures::future::join_all(sent).await;
+        here(Point::Published);
         let mut done = Vec::new();
         let mut in_order = true;
         for (entry, fate) in entries.iter().zip(fates) {
@@ -178,6 +180,7 @@ impl Outbox {
             }
         }
         self.node.journal.published(self.class, self.done_up_to, done).await?;
+        here(Point::Removed);
         if in_order {
             self.backoff.reset();
             return Ok(Passed::Some);

@@ -35,6 +35,7 @@ async fn end_processes(node: &Node, held: &HeldRun) {
 
 async fn settle(node: &Node, held: &HeldRun) -> Result<(), JournalError> {
     let loaded = node.journal.load(held.row).await?;
+    node.clock.at_least(loaded.received_at);
     let now = node.clock.now();
     let outcome = broken_off("the agent ended while it ran; it may have done part of its work");
     let outcome = control::if_cancelled(node, held.row, outcome).await?;

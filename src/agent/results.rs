@@ -5,6 +5,7 @@
 
 use super::node::Node;
 use crate::journal::{Class, Entry, EntryId, Key};
+use crate::killpoint::{Point, here};
 use crate::model::jitter::Backoff;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -49,6 +50,7 @@ async fn append(node: &Node, path: &Path) -> io::Result<usize> {
     let ids: Vec<EntryId> = entries.iter().map(|entry| entry.id).collect();
     let path: PathBuf = path.to_owned();
     let mark = tokio::task::spawn_blocking(move || write(&path, whole, &entries)).await.map_err(io::Error::other)??;
+    here(Point::ResultWritten);
     node.journal.left(ids, Key::AcksLength, mark.to_string()).await.map_err(io::Error::other)?;
     Ok(count)
 }

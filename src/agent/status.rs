@@ -9,6 +9,7 @@ use super::lease::{self, Claim, Kept};
 use super::node::Node;
 use crate::broker::{BrokerError, Outgoing, PublishError};
 use crate::journal::{JournalError, Key};
+use crate::killpoint::{Point, here};
 use crate::model::error_event::{Code, Severity};
 use crate::model::id::StreamSeq;
 use crate::model::jitter::{self, Backoff};
@@ -207,6 +208,7 @@ impl Writer {
             }
             Err(error) => return Err(error.into()),
         };
+        here(Point::Beat);
         let status = Status { journal_error: trouble, ..self.status(beat, facts, stopped).await? };
         let body = serde_json::to_vec(&status)?;
         let subject = self.node.names.node_key(NodeKey::Status, self.node.name.as_str());

@@ -9,6 +9,7 @@ use super::dispatch::Event;
 use super::node::Node;
 use super::reports::Times;
 use crate::journal::{Decision, Ended, JournalError, Loaded, Verdict};
+use crate::killpoint::{Point, here};
 use crate::methods::{Context, Handler, KILL_GRACE, NodeFacts, ProcessLog, Work};
 use crate::model::admit::Admitted;
 use crate::model::error_event::Code;
@@ -29,6 +30,9 @@ use tokio_util::sync::CancellationToken;
 
 /// A run that takes longer is told of as it runs.
 const TELL_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a message waits that may be late or not, as long as the broker's time is a guess.
+const CLOCK_WAIT: Duration = Duration::from_secs(1);
 
 /// What a process may take beyond its timeout: TERM, grace, KILL, and the last output.
 const KILL_MARGIN: Duration = Duration::from_secs(10);
@@ -86,7 +90,9 @@ pub(crate) async fn work(node: Arc<Node>, lane: &LaneKey, row: RowId, begun: Opt
             Err(error) => return lost(lane, row, &error),
         },
     };
+    here(Point::Started);
     let outcome = try_once(&node, row, &begun, &stops.stop).await;
+    here(Point::Ended);
     match settle_at_last(&node, row, &begun, outcome, &stops.cut).await {
         Ok(end) => end,
         Err(error) => lost(lane, row, &error),
@@ -127,6 +133,7 @@ fn lost(lane: &LaneKey, row: RowId, error: &JournalError) -> End {
 
 /// Starts a try, or ends the message where its time has passed or it is not allowed any more.
 async fn begin(node: &Arc<Node>, row: RowId) -> Result<Result<Begun, End>, JournalError> {
+    here(Point::Turn);
     let now = node.clock.now();
     let judge_node = Arc::clone(node);
     let judge = move |loaded: &Loaded| judge(&judge_node, loaded, now);
@@ -136,6 +143,7 @@ async fn begin(node: &Arc<Node>, row: RowId) -> Result<Result<Begun, End>, Journ
             node.wakes.ring(crate::journal::Class::Error);
             Ok(Err(End::Over { next }))
         }
+        Decision::Later => Ok(Err(End::TryAgain { wait: CLOCK_WAIT })),
         Decision::Gone => Ok(Err(End::Gone)),
         Decision::Started(loaded) => match node.admit(&loaded.message) {
             Ok(message) => Ok(Ok(Begun {
@@ -155,21 +163,27 @@ fn judge(node: &Node, loaded: &Loaded, now: Timestamp) -> Verdict {
     let times = Times { received: loaded.received_at, started: None, finished: Some(now) };
     match node.admit(&loaded.message) {
         Err(rejected) => Verdict::Over(Ended { state: State::Refused, reports: node.refusal(&rejected, now) }),
-        Ok(admitted) => match overdue(&admitted, now) {
-            // A message that has begun once is not late: its start-by was about the beginning.
-            Some(outcome) if loaded.attempt == 0 => {
+        // A message that has begun once is not late: its start-by was about the beginning.
+        Ok(_) if loaded.attempt > 0 => Verdict::Start,
+        Ok(admitted) => match node.clock.is_past(admitted.settings.start_by) {
+            Some(false) => Verdict::Start,
+            None => Verdict::Later,
+            Some(true) => {
+                let outcome = expired(&admitted, now);
                 Verdict::Over(Ended { state: outcome.state, reports: node.terminal(&admitted, 0, times, &outcome) })
             }
-            _ => Verdict::Start,
         },
     }
 }
 
 /// The outcome of a message whose start-by has passed.
 pub(crate) fn overdue(message: &Admitted, now: Timestamp) -> Option<Outcome> {
+    (now > message.settings.start_by).then(|| expired(message, now))
+}
+
+fn expired(message: &Admitted, now: Timestamp) -> Outcome {
     let start_by = message.settings.start_by;
-    (now > start_by)
-        .then(|| Outcome::ended(State::Expired, Code::Expired, format!("it was to begin by {start_by}; it is {now}")))
+    Outcome::ended(State::Expired, Code::Expired, format!("it was to begin by {start_by}; it is {now}"))
 }
 
 async fn try_once(node: &Arc<Node>, row: RowId, begun: &Begun, stop: &CancellationToken) -> Outcome {
@@ -231,6 +245,7 @@ async fn settle(node: &Node, row: RowId, begun: &Begun, outcome: Outcome) -> Res
         let mut reports = vec![node.progress(message, attempt, begun.times(Some(now)), &retrying)];
         reports.extend(node.failure(message, attempt, &outcome));
         if node.journal.try_again(row, reports, now).await? {
+            here(Point::TryAgain);
             node.wakes.ring(crate::journal::Class::Ack);
             node.wakes.ring(crate::journal::Class::Error);
             return Ok(End::TryAgain { wait: jittered(settings.wait_after(attempt)) });
@@ -239,6 +254,7 @@ async fn settle(node: &Node, row: RowId, begun: &Begun, outcome: Outcome) -> Res
     let reports = node.terminal(message, attempt, begun.times(Some(now)), &outcome);
     let ended = Ended { state: outcome.state, reports };
     let next = node.journal.finish(row, ended, now).await?;
+    here(Point::Finished);
     node.wakes.ring(crate::journal::Class::Ack);
     if outcome.error.is_some() {
         node.wakes.ring(crate::journal::Class::Error);
@@ -283,6 +299,7 @@ struct ProcessNotes {
 
 impl ProcessLog for ProcessNotes {
     fn started(&self, process: Started) {
+        here(Point::Spawned);
         let (node, row) = (Arc::clone(&self.node), self.row);
         tokio::spawn(async move {
             if let Err(error) = node.journal.note_process(row, process).await {

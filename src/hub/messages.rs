@@ -8,6 +8,7 @@ use super::fate::{Fate, Letter, Standing};
 use super::nodes::Nodes;
 use super::{records, results};
 use crate::broker::{BrokerError, Delivery, Feed, RawMessage};
+use crate::killpoint::{Point, here};
 use crate::model::message::StreamKind;
 use crate::model::subject::RecordStream;
 use futures::StreamExt;
@@ -45,6 +46,7 @@ pub(super) async fn follow_acks(nodes: Arc<Nodes>) -> Result<(), HubError> {
 }
 
 async fn hand_back(feed: &Feed, delivery: Delivery, done: Result<(), HubError>) {
+    here(Point::Settled);
     let sent = match done {
         Ok(()) => feed.ack(&delivery).await,
         Err(error) => {

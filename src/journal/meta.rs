@@ -17,6 +17,8 @@ pub enum Key {
     BrokerTime,
     /// The broker's clock minus this machine's, in ns.
     ClockOffset,
+    /// The boot in which the broker was last heard, and its clock minus the time since that boot, in ns.
+    BootClock,
     /// Where this node's events begin, once the hub has said so.
     EventsStart,
     /// The length of `acks.jsonl` up to which it is known to be whole.
@@ -49,6 +51,7 @@ impl Key {
             Key::Beat => "beat",
             Key::BrokerTime => "broker_time",
             Key::ClockOffset => "clock_offset",
+            Key::BootClock => "boot_clock",
             Key::EventsStart => "events_start",
             Key::AcksLength => "acks_length",
             Key::Inmsg => "inmsg",

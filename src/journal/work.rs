@@ -38,6 +38,8 @@ pub enum Verdict {
     Start,
     /// It is over without having begun: expired, cancelled, refused.
     Over(Ended),
+    /// That cannot be told yet; it stays where it is.
+    Later,
 }
 
 /// A message's end.
@@ -59,6 +61,8 @@ pub enum Decision {
         /// The lane's new head.
         next: Option<RowId>,
     },
+    /// Nothing has changed; ask again.
+    Later,
     /// It was over already: cancelled while it was thought to be its lane's head.
     Gone,
 }
@@ -89,6 +93,7 @@ impl Journal {
                         loaded.attempt = next.attempt();
                         Ok(Decision::Started(loaded))
                     }
+                    Verdict::Later => Ok(Decision::Later),
                     Verdict::Over(ended) => Ok(Decision::Over { next: end(connection, row, ended, now)? }),
                 }
             })

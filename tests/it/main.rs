@@ -10,6 +10,7 @@ mod cli;
 mod cluster;
 mod deploy;
 mod docs;
+mod faults;
 mod harness;
 mod hub;
 mod hub_upkeep;

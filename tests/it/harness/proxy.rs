@@ -21,8 +21,20 @@ pub enum Link {
     /// Half open: connections stay, nothing passes in either direction. What was sent meanwhile passes afterwards, as it
     /// does when TCP sends it again.
     Stalled,
+    /// Half open in one direction: what is sent towards the broker passes, its answers wait until the link heals.
+    Deaf,
     /// So many bytes per second in each direction and connection.
     Slow(u32),
+}
+
+impl Link {
+    fn passes_up(&self) -> bool {
+        *self != Link::Stalled
+    }
+
+    fn passes_down(&self) -> bool {
+        !matches!(self, Link::Stalled | Link::Deaf)
+    }
 }
 
 /// Bytes that crossed the link since the proxy started.
@@ -112,26 +124,31 @@ async fn carry(client: TcpStream, target: SocketAddr, link: watch::Receiver<Link
     let (from_broker, to_broker) = broker.into_split();
     let mut cut = link.clone();
     tokio::select! {
-        () = pump(from_client, to_broker, link.clone(), &counters.up) => {}
-        () = pump(from_broker, to_client, link, &counters.down) => {}
+        () = pump(from_client, to_broker, link.clone(), Link::passes_up, &counters.up) => {}
+        () = pump(from_broker, to_client, link, Link::passes_down, &counters.down) => {}
         _ = cut.wait_for(|link| *link == Link::Cut) => {}
     }
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut link: watch::Receiver<Link>, counter: &AtomicU64) {
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut link: watch::Receiver<Link>,
+    passes: fn(&Link) -> bool,
+    counter: &AtomicU64,
+) {
     /// A slow link passes its share of a second in so many pieces.
     const PIECES: u32 = 20;
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        let Ok(now) = link.wait_for(|link| *link != Link::Stalled).await.map(|link| *link) else { return };
+        let Ok(now) = link.wait_for(passes).await.map(|link| *link) else { return };
         let room = match now {
             Link::Slow(rate) => buffer.len().min((rate / PIECES).max(1) as usize),
             _ => buffer.len(),
         };
         let Ok(count @ 1..) = from.read(&mut buffer[..room]).await else { return };
         // A stall that began during the read holds this piece, too.
-        if link.wait_for(|link| *link != Link::Stalled).await.is_err() || to.write_all(&buffer[..count]).await.is_err()
-        {
+        if link.wait_for(passes).await.is_err() || to.write_all(&buffer[..count]).await.is_err() {
             return;
         }
         counter.fetch_add(count as u64, Ordering::SeqCst);

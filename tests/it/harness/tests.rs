@@ -141,6 +141,20 @@ async fn a_stalled_link_keeps_the_connection_and_passes_nothing_until_it_heals()
 }
 
 #[tokio::test]
+async fn a_deaf_link_passes_towards_the_broker_only() {
+    let proxy = Proxy::start(echo().await).await;
+    let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+    proxy.set(Link::Deaf);
+    stream.write_all(b"one").await.unwrap();
+    wait_until(SOON, "the bytes to pass", async || proxy.up() == 3).await;
+    let mut back = [0; 3];
+    assert!(timeout(Duration::from_millis(200), stream.read_exact(&mut back)).await.is_err(), "an answer came");
+    proxy.set(Link::Open);
+    timeout(SOON, stream.read_exact(&mut back)).await.unwrap().unwrap();
+    assert_eq!(&back, b"one");
+}
+
+#[tokio::test]
 async fn a_slow_link_takes_its_time() {
     let proxy = Proxy::start(echo().await).await;
     let mut stream = TcpStream::connect(proxy.address()).await.unwrap();

@@ -1,0 +1,116 @@
+//! Named points at which a test has the process die: after exactly that step, as `kill -9` would.
+//!
+//! A normal build has nothing of it: without the feature `kill-points` each call is empty. With it, `KILL_AT=taken:3`
+//! in the environment aborts the process when it comes to the point `taken` for the third time. Never does anything
+//! else, and decides nothing.
+
+/// The variable that arms a point: `<name>:<times>`.
+pub const VARIABLE: &str = "KILL_AT";
+
+/// A step that is done when its point is reached; what comes after it is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Point {
+    /// What the last agent left behind is settled.
+    Recovered,
+    /// Messages are in the journal; the broker has not heard of it.
+    Taken,
+    /// The broker has been told that they are.
+    Acked,
+    /// The turn of a message has come; its start is not kept.
+    Turn,
+    /// Its start is kept; nothing runs yet.
+    Started,
+    /// Its process runs; the journal does not know the pid.
+    Spawned,
+    /// The try is over; the journal does not know.
+    Ended,
+    /// The end and the record are kept; nothing is published.
+    Finished,
+    /// Another try is to follow, which is kept.
+    TryAgain,
+    /// The broker has stored a window of the outbox; the journal does not know.
+    Published,
+    /// Those entries have been taken out of the outbox.
+    Removed,
+    /// `inmsg.txt` is renamed.
+    Claimed,
+    /// Its messages are in the outbox; the file is still there.
+    Accepted,
+    /// Lines are in `acks.jsonl`; the journal does not know.
+    ResultWritten,
+    /// The number of a status is kept; the status is not published.
+    Beat,
+    /// The hub has made a message's fate durable; its feed has not heard of it.
+    Settled,
+}
+
+impl Point {
+    /// The points of an agent, in the order of a message's way.
+    pub const AGENT: [Point; 15] = [
+        Point::Recovered,
+        Point::Taken,
+        Point::Acked,
+        Point::Turn,
+        Point::Started,
+        Point::Spawned,
+        Point::Ended,
+        Point::Finished,
+        Point::TryAgain,
+        Point::Published,
+        Point::Removed,
+        Point::Claimed,
+        Point::Accepted,
+        Point::ResultWritten,
+        Point::Beat,
+    ];
+
+    /// The points of a hub.
+    pub const HUB: [Point; 1] = [Point::Settled];
+
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Point::Recovered => "recovered",
+            Point::Taken => "taken",
+            Point::Acked => "acked",
+            Point::Turn => "turn",
+            Point::Started => "started",
+            Point::Spawned => "spawned",
+            Point::Ended => "ended",
+            Point::Finished => "finished",
+            Point::TryAgain => "try_again",
+            Point::Published => "published",
+            Point::Removed => "removed",
+            Point::Claimed => "claimed",
+            Point::Accepted => "accepted",
+            Point::ResultWritten => "result_written",
+            Point::Beat => "beat",
+            Point::Settled => "settled",
+        }
+    }
+}
+
+/// This point is reached.
+#[cfg(not(feature = "kill-points"))]
+#[inline(always)]
+pub(crate) fn here(_point: Point) {}
+
+/// This point is reached: the process ends here where the environment says so.
+#[cfg(feature = "kill-points")]
+pub(crate) fn here(point: Point) {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static ARMED: OnceLock<Option<(String, u64)>> = OnceLock::new();
+    static REACHED: AtomicU64 = AtomicU64::new(0);
+    let armed = ARMED.get_or_init(|| {
+        let text = std::env::var(VARIABLE).ok()?;
+        let (name, times) = text.split_once(':')?;
+        Some((name.to_owned(), times.parse().ok()?))
+    });
+    if let Some((name, times)) = armed
+        && name == point.as_str()
+        && REACHED.fetch_add(1, Ordering::SeqCst) + 1 == *times
+    {
+        std::process::abort();
+    }
+}

@@ -1,0 +1,375 @@
+//! The checker: does a history keep the promises of DESIGN §5, §6 and §13?
+//!
+//! Pure. Every rule looks at the whole history and says what breaks it; none trusts another. Its own tests are in
+//! `tests/it/faults.rs`.
+
+use super::history::{At, Class, Expect, History, Mark, Record, Sent, Stored, Stream};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// A broken promise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// The rule, in a few words.
+    pub rule: &'static str,
+    /// The message's token; empty where it is about none.
+    pub id: String,
+    /// What is wrong.
+    pub text: String,
+}
+
+/// A run that ends `interrupted` must have had a kill between these bounds around its life, in ns.
+const KILL_SLACK: i64 = 2_000_000_000;
+
+/// All that is wrong with a history.
+pub fn check(history: &History) -> Vec<Violation> {
+    let mut check = Check::new(history);
+    check.what_was_sent_is_stored_once();
+    check.every_message_has_one_fate();
+    check.fates_are_those_that_were_meant();
+    check.runs_are_counted();
+    check.lanes_are_in_order();
+    check.outputs_are_true();
+    check.logs_are_whole();
+    check.journals_agree();
+    check.results_came_back();
+    for text in &history.fallen {
+        check.found("a process ended by itself", "", text.clone());
+    }
+    check.violations
+}
+
+struct Check<'a> {
+    history: &'a History,
+    sent: HashMap<(&'a str, &'a str), &'a Sent>,
+    stored: BTreeMap<At, &'a Stored>,
+    /// Copies, with their originals.
+    copies: BTreeMap<At, At>,
+    terminal: BTreeMap<At, Vec<&'a Record>>,
+    violations: Vec<Violation>,
+}
+
+impl<'a> Check<'a> {
+    fn new(history: &'a History) -> Check<'a> {
+        let mut terminal: BTreeMap<At, Vec<&Record>> = BTreeMap::new();
+        for record in history.records.iter().filter(|record| record.class == Class::Terminal) {
+            terminal.entry(record.about).or_default().push(record);
+        }
+        Check {
+            history,
+            sent: history.sent.iter().map(|sent| ((sent.from.as_str(), sent.id.as_str()), sent)).collect(),
+            stored: history.stored.iter().map(|stored| (stored.at, stored)).collect(),
+            copies: history.originals(),
+            terminal,
+            violations: Vec::new(),
+        }
+    }
+
+    fn found(&mut self, rule: &'static str, id: &str, text: impl Into<String>) {
+        self.violations.push(Violation { rule, id: id.to_owned(), text: text.into() });
+    }
+
+    /// Messages that are no copies, with what was meant by them, where somebody of ours sent them.
+    fn originals(&self) -> Vec<(&'a Stored, Option<&'a Sent>)> {
+        let is_original = |stored: &&&Stored| !self.copies.contains_key(&stored.at);
+        let with_sent = |stored: &&'a Stored| (*stored, self.sent.get(&(&*stored.from, &*stored.id)).copied());
+        self.stored.values().filter(is_original).map(with_sent).collect()
+    }
+
+    /// The one terminal record of a message.
+    fn fate(&self, at: At) -> Option<&'a Record> {
+        self.terminal.get(&at).and_then(|records| records.first()).copied()
+    }
+
+    fn kills(&self, node: &str) -> &'a [i64] {
+        self.history.kills.get(node).map_or(&[], Vec::as_slice)
+    }
+
+    fn what_was_sent_is_stored_once(&mut self) {
+        let mut places: HashMap<(&str, &str), Vec<At>> = HashMap::new();
+        for stored in self.stored.values() {
+            places.entry((&stored.from, &stored.id)).or_default().push(stored.at);
+        }
+        for sent in &self.history.sent {
+            let none = Vec::new();
+            let places = places.get(&(&*sent.from, &*sent.id)).unwrap_or(&none);
+            for at in sent.confirmed.iter().filter(|at| !places.contains(at)) {
+                self.found("lost", &sent.id, format!("the broker said that it is stored at {at:?}; it is not there"));
+            }
+            if sent.taken_from_file && places.is_empty() {
+                self.found("lost", &sent.id, "the node took it from inmsg.txt; it is stored nowhere");
+            }
+            if places.len() > sent.copies {
+                let text = format!("stored at {places:?}, sent {} times", sent.copies);
+                self.found("stored twice", &sent.id, text);
+            }
+        }
+        for (stored, sent) in self.originals() {
+            if sent.is_none() && stored.from != "hub" {
+                self.found("from nowhere", &stored.id, format!("nobody sent {} at {:?}", stored.subject, stored.at));
+            }
+        }
+    }
+
+    fn every_message_has_one_fate(&mut self) {
+        for stored in self.history.stored.iter() {
+            let records = self.terminal.get(&stored.at).map_or(0, Vec::len);
+            let Some(original) = self.copies.get(&stored.at).copied() else {
+                match records {
+                    1 => {}
+                    0 => self.found("no terminal record", &stored.id, stored.subject.clone()),
+                    n => self.found("several terminal records", &stored.id, format!("{n} of {}", stored.subject)),
+                }
+                continue;
+            };
+            if records > 0 {
+                self.found("a copy with a terminal record", &stored.id, format!("{:?}", stored.at));
+            }
+            let told = self.history.records.iter().any(|record| {
+                record.about == stored.at
+                    && record.class == Class::Progress
+                    && record.state == "duplicate"
+                    && record.duplicate_of == Some(original.seq)
+            });
+            if !told {
+                let text = format!("{:?} is a copy of {original:?}, which no record tells", stored.at);
+                self.found("no word of a copy", &stored.id, text);
+            }
+        }
+        let mut subjects: BTreeMap<&str, usize> = BTreeMap::new();
+        for record in &self.history.records {
+            if !self.stored.contains_key(&record.about) {
+                self.found("a record of nothing", "", format!("{} about {:?}", record.subject, record.about));
+            }
+            if record.class == Class::Late {
+                self.found("a late record", "", format!("{} about {:?}", record.subject, record.about));
+            }
+            if record.class == Class::Terminal {
+                *subjects.entry(&record.subject).or_default() += 1;
+            }
+        }
+        for (subject, _) in subjects.into_iter().filter(|(_, count)| *count > 1) {
+            self.found("several terminal records", "", format!("on {subject}"));
+        }
+    }
+
+    fn fates_are_those_that_were_meant(&mut self) {
+        for (stored, sent) in self.originals() {
+            let Some(record) = self.fate(stored.at) else { continue };
+            let Some(sent) = sent else {
+                if record.state != "succeeded" {
+                    self.found("a wrong end", &stored.id, format!("{} ended {}", stored.subject, record.state));
+                }
+                continue;
+            };
+            if record.state == "interrupted" && !sent.rerun {
+                self.is_interrupted_by_a_kill(stored, record);
+            } else if !is_meant(sent, record) {
+                let Record { state, code, attempt, .. } = record;
+                let text = format!("{state} {code} at attempt {attempt}, meant was {:?}", sent.expect);
+                self.found("a wrong end", &stored.id, text);
+            }
+        }
+    }
+
+    fn is_interrupted_by_a_kill(&mut self, stored: &Stored, record: &Record) {
+        let (Some(from), Some(to)) = (record.taken, record.finished) else {
+            return self.found("a wrong end", &stored.id, "interrupted, without times");
+        };
+        let is_between = |at: &i64| (from - KILL_SLACK..=to + KILL_SLACK).contains(at);
+        if !self.kills(&stored.to).iter().any(is_between) {
+            let text = format!("{} was not killed between {from} and {to}", stored.to);
+            self.found("interrupted without a kill", &stored.id, text);
+        }
+    }
+
+    fn runs_are_counted(&mut self) {
+        let places: HashMap<(&str, &str), &Stored> = self
+            .originals()
+            .into_iter()
+            .filter(|(stored, _)| stored.kind == "command")
+            .map(|(stored, _)| ((stored.to.as_str(), stored.id.as_str()), stored))
+            .collect();
+        for (node, marks) in &self.history.marks {
+            let mut tries: HashMap<&str, BTreeMap<u32, usize>> = HashMap::new();
+            for mark in marks.iter().filter(|mark| !mark.is_end) {
+                *tries.entry(&mark.id).or_default().entry(mark.attempt).or_default() += 1;
+            }
+            let mut tries: Vec<_> = tries.into_iter().collect();
+            tries.sort_by_key(|(id, _)| *id);
+            for (id, tries) in tries {
+                let place = places.get(&(node, id)).copied();
+                let sent = place.and_then(|stored| self.sent.get(&(&*stored.from, id)).copied());
+                let (Some(stored), Some(sent)) = (place, sent) else {
+                    self.found("ran out of nowhere", id, format!("on {node}"));
+                    continue;
+                };
+                for (attempt, times) in tries.iter().filter(|(_, times)| **times > 1) {
+                    self.found("ran twice", id, format!("attempt {attempt} ran {times} times on {node}"));
+                }
+                let crashes = if sent.rerun { self.kills(node).len() } else { 0 };
+                let allowed = 1 + sent.retries as usize + crashes;
+                if tries.len() > allowed {
+                    self.found("ran twice", id, format!("{} tries on {node}, {allowed} allowed", tries.len()));
+                }
+                let state = self.fate(stored.at).map_or("", |record| &record.state);
+                if matches!(state, "refused" | "expired" | "cancelled" | "undeliverable") {
+                    self.found("ran although it was not to", id, format!("{state}, but it ran on {node}"));
+                }
+            }
+        }
+    }
+
+    /// Starts in a lane are in stream order, and none begins while the one before it still runs.
+    fn lanes_are_in_order(&mut self) {
+        let places: HashMap<(&str, &str), &Stored> = self
+            .originals()
+            .into_iter()
+            .map(|(stored, _)| ((stored.to.as_str(), stored.id.as_str()), stored))
+            .collect();
+        for (node, marks) in &self.history.marks {
+            let mut lanes: HashMap<(&str, &str, &str), &Mark> = HashMap::new();
+            let ended: BTreeSet<(&str, u32)> = BTreeSet::new();
+            let mut ended = ended;
+            for mark in marks {
+                if mark.is_end {
+                    ended.insert((&mark.id, mark.attempt));
+                    continue;
+                }
+                let Some(stored) = places.get(&(node, &mark.id)) else { continue };
+                let before = lanes.insert((&stored.from, &stored.method, &stored.lane), mark);
+                let Some((before, mark_before)) = before.and_then(|mark| Some((places.get(&(node, &mark.id))?, mark)))
+                else {
+                    continue;
+                };
+                if before.at > stored.at {
+                    let text =
+                        format!("{} ran after {} on {node}: {} {}", stored.at.seq, before.at.seq, mark.id, before.id);
+                    self.found("out of order", &mark.id, text);
+                }
+                let fate = self.fate(before.at);
+                let ran_to_its_end = fate.is_some_and(|record| {
+                    matches!(&*record.state, "succeeded" | "failed") && record.attempt == mark_before.attempt
+                });
+                if before.at != stored.at && ran_to_its_end && !ended.contains(&(&*mark_before.id, mark_before.attempt))
+                {
+                    let text = format!("it began on {node} while {} ran", before.id);
+                    self.found("two at once in a lane", &mark.id, text);
+                }
+            }
+        }
+    }
+
+    /// What a record says is what the file says.
+    fn outputs_are_true(&mut self) {
+        let mut ends: HashMap<(&str, &str, u32), &Mark> = HashMap::new();
+        for (node, marks) in &self.history.marks {
+            ends.extend(marks.iter().filter(|m| m.is_end).map(|m| ((node.as_str(), m.id.as_str(), m.attempt), m)));
+        }
+        for (stored, sent) in self.originals() {
+            let (Some(record), Some(sent)) = (self.fate(stored.at), sent) else { continue };
+            if stored.kind != "command" || !matches!(&*record.state, "succeeded" | "failed") {
+                continue;
+            }
+            let Some(end) = ends.get(&(&*stored.to, &*stored.id, record.attempt)) else {
+                let text = format!("{} at attempt {}, which never came to its end", record.state, record.attempt);
+                self.found("a wrong output", &stored.id, text);
+                continue;
+            };
+            let line = format!("{} {} {}\n", end.id, end.attempt, end.pid);
+            let size = line.len() as u64 + sent.extra_output;
+            let is_whole = sent.extra_output > 0 || record.stdout == line.as_bytes();
+            if !record.stdout.starts_with(line.as_bytes()) || !is_whole || record.stdout_bytes != size {
+                let got = String::from_utf8_lossy(&record.stdout[..record.stdout.len().min(100)]).into_owned();
+                let text = format!("{got:?} of {} bytes, the file says {line:?} of {size}", record.stdout_bytes);
+                self.found("a wrong output", &stored.id, text);
+            }
+        }
+    }
+
+    fn logs_are_whole(&mut self) {
+        let events: Vec<(&Stored, Option<&Sent>)> =
+            self.originals().into_iter().filter(|(stored, _)| stored.kind == "event").collect();
+        let places: HashMap<(&str, &str), &Stored> =
+            events.iter().map(|(stored, _)| ((stored.to.as_str(), stored.id.as_str()), *stored)).collect();
+        for (node, lines) in &self.history.logs {
+            let mut seen: BTreeSet<&str> = BTreeSet::new();
+            let mut last: HashMap<(&str, &str), &Stored> = HashMap::new();
+            for line in lines {
+                let Some(stored) = places.get(&(node, &line.id)) else {
+                    self.found("logged out of nowhere", &line.id, format!("on {node}"));
+                    continue;
+                };
+                if !seen.insert(&line.id) {
+                    self.found("logged twice", &line.id, format!("on {node}"));
+                }
+                let before = last.insert((&line.from, &line.file), stored);
+                if let Some(before) = before.filter(|before| before.at > stored.at) {
+                    self.found("out of order", &line.id, format!("logged after {} on {node}", before.id));
+                }
+            }
+        }
+        for (stored, _) in events {
+            let succeeded = self.fate(stored.at).is_some_and(|record| record.state == "succeeded");
+            let lines = self.history.logs.get(&stored.to);
+            if succeeded && !lines.is_some_and(|lines| lines.iter().any(|line| line.id == stored.id)) {
+                self.found("a wrong output", &stored.id, "succeeded, but it is in no log");
+            }
+        }
+    }
+
+    fn journals_agree(&mut self) {
+        for (node, rows) in &self.history.journals {
+            let by_place: BTreeMap<At, &str> = rows.iter().map(|row| (row.at, row.state.as_str())).collect();
+            for row in rows.iter().filter(|row| !row.is_finished) {
+                self.found("left in a journal", "", format!("{:?} on {node}", row.at));
+            }
+            if by_place.len() != rows.len() {
+                self.found("taken twice", "", format!("a message stands twice in the journal of {node}"));
+            }
+            for (stored, _) in self.originals().into_iter().filter(|(stored, _)| stored.to == *node) {
+                let told = self.fate(stored.at).map(|record| record.state.as_str());
+                let kept = by_place.get(&stored.at).copied();
+                if told.is_some() && kept != told && told != Some("undeliverable") {
+                    self.found("the journal differs", &stored.id, format!("{kept:?}, but the record says {told:?}"));
+                }
+            }
+        }
+        for (node, subjects) in &self.history.outboxes {
+            if !subjects.is_empty() {
+                self.found("left in an outbox", "", format!("{node}: {}", subjects.join(", ")));
+            }
+        }
+    }
+
+    fn results_came_back(&mut self) {
+        for (stored, _) in self.originals() {
+            if stored.at.stream == Stream::Events || !self.history.owes_result(stored, &self.copies) {
+                continue;
+            }
+            let lines = self.history.results.get(&stored.from).map_or(&[][..], Vec::as_slice);
+            let states: Vec<&str> =
+                lines.iter().filter(|(at, _)| *at == stored.at).map(|(_, state)| state.as_str()).collect();
+            let told = self.fate(stored.at).map(|record| record.state.as_str());
+            if states.len() != 1 || told != states.first().copied() {
+                let text = format!("{} was told {states:?}, the record says {told:?}", stored.from);
+                self.found("a wrong result", &stored.id, text);
+            }
+        }
+    }
+}
+
+/// True where a message may end like this although nothing interrupted it.
+fn is_meant(sent: &Sent, record: &Record) -> bool {
+    let state = record.state.as_str();
+    match &sent.expect {
+        Expect::Success => state == "succeeded" && (sent.rerun || record.attempt == 1),
+        Expect::Exit(code) => {
+            state == "failed" && record.exit_code == Some(*code) && record.attempt == 1 + sent.retries
+        }
+        Expect::SuccessAt(attempt) => state == "succeeded" && record.attempt == *attempt,
+        Expect::Timeout => state == "timed_out",
+        Expect::StartBy => matches!(state, "succeeded" | "expired"),
+        Expect::Refused(code) => state == "refused" && record.code == *code,
+        Expect::NoNode => state == "undeliverable",
+    }
+}

@@ -1,0 +1,20 @@
+//! Runs that have found something once; each stays a test.
+
+use super::options::Options;
+
+/// The runs, oldest first; how they tell of themselves is as given.
+pub fn runs(given: &Options) -> Vec<Options> {
+    let run = |seed: u64, seconds: u64| Options { known: true, ..tell_as(given, Options::new(seed, seconds)) };
+    vec![
+        // A message that was taken while the one before it ended was forgotten, and ran after later ones: no faults needed.
+        Options { messages: 400, agent_kills: 0, hub_kills: 0, broker_kills: 0, link_faults: 0, ..run(1, 20) },
+        // The own clock stepped ahead while the agent was down: what it had taken expired before the broker was heard.
+        Options { messages: 2500, agent_kills: 50, clock_steps: true, ..run(4, 50) },
+        // The broker's word of its time came late over a stalled link, and turned the agent's idea of it back.
+        Options { messages: 2500, agent_kills: 40, link_faults: 40, clock_steps: true, disk_full: true, ..run(8, 50) },
+    ]
+}
+
+fn tell_as(given: &Options, run: Options) -> Options {
+    Options { quiet: given.quiet, log: given.log.clone(), keep: given.keep, ..run }
+}
