@@ -92,12 +92,16 @@ CREATE INDEX IF NOT EXISTS outbox_open ON outbox (class, id) WHERE parked IS NUL
 ";
 
 /// What is derived from the tables and counted in memory: the bytes of bodies held, in all (0), by sender (1), by lane
-/// (2). Triggers keep it, so that it is part of every transaction, whoever writes.
+/// (2). Triggers keep it, so that it is part of every transaction, whoever writes. At the start lanes are counted one by
+/// one, along their index: grouping would hold every body in memory.
 pub(super) const HELD: &str = "
 PRAGMA temp_store = MEMORY;
 CREATE TEMP TABLE held (what INTEGER, owner, bytes INTEGER NOT NULL, PRIMARY KEY (what, owner)) WITHOUT ROWID;
-INSERT INTO held SELECT 2, m.lane, sum(octet_length(b.subject) + octet_length(b.headers) + octet_length(b.body))
-    FROM main.bodies b JOIN main.messages m ON m.id = b.id WHERE m.lane IS NOT NULL GROUP BY m.lane;
+INSERT INTO held SELECT what, owner, bytes FROM (
+    SELECT 2 AS what, l.id AS owner,
+           (SELECT sum(octet_length(b.subject) + octet_length(b.headers) + octet_length(b.body))
+            FROM main.messages m JOIN main.bodies b ON b.id = m.id WHERE m.lane = l.id AND m.phase < 3) AS bytes
+    FROM main.lanes l) WHERE bytes > 0;
 INSERT INTO held SELECT 1, l.sender, sum(h.bytes) FROM held h JOIN main.lanes l ON l.id = h.owner
     WHERE h.what = 2 GROUP BY l.sender;
 INSERT INTO held SELECT 0, '', coalesce(sum(bytes), 0) FROM held WHERE what = 1;
