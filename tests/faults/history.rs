@@ -48,8 +48,6 @@ pub struct Sent {
     pub retries: u32,
     /// It may run again after a crash.
     pub rerun: bool,
-    /// Its sender cancels it, in time or not.
-    pub cancelled: bool,
     /// Bytes of output after its first line.
     pub extra_output: u64,
     /// How often it was to be stored.

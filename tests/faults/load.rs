@@ -41,11 +41,10 @@ pub struct Planned {
 /// Everything that is sent in a run, by sender, in order of time.
 pub fn plan(options: &Options, files: &dyn Fn(&str) -> String) -> Vec<Planned> {
     let mut dice = Dice::new(options.seed, "load");
-    let mut cancels = Dice::new(options.seed, "cancels");
     let nodes = options.node_names();
     let span = u64::try_from(options.duration().as_millis()).unwrap_or(u64::MAX);
     let mut planned: Vec<Planned> = (0..options.messages)
-        .flat_map(|number| {
+        .map(|number| {
             // Half of them come in bursts, so that work piles up.
             let when = dice.next() % span;
             let when = if dice.percent(50) { when / 3000 * 3000 } else { when };
@@ -54,8 +53,7 @@ pub fn plan(options: &Options, files: &dyn Fn(&str) -> String) -> Vec<Planned> {
                 // A script that goes to the shell as a file fails on a full disk, and says so.
                 planned.body.truncate(ARGUMENT);
             }
-            let cancel = cancel(&mut cancels, &mut planned);
-            [Some(planned), cancel].into_iter().flatten()
+            planned
         })
         .collect();
     planned.sort_by_key(|one| one.when);
@@ -87,7 +85,6 @@ fn base(id: String, from: &str, to: &str, when: Duration, subject: String) -> Pl
         expect: Expect::Success,
         retries: 0,
         rerun: false,
-        cancelled: false,
         extra_output: 0,
         copies: 1,
         confirmed: Vec::new(),
@@ -173,21 +170,6 @@ fn command(dice: &mut Dice, id: String, when: Duration, to: &str, file: &str) ->
     planned.body = text.into_bytes();
     copies(dice, &mut planned);
     planned
-}
-
-/// Some commands are cancelled by their sender, before they begin, while they run, or too late.
-fn cancel(dice: &mut Dice, planned: &mut Planned) -> Option<Planned> {
-    let is_command = planned.subject.contains(".command.") && planned.sent.expect != Expect::NoNode;
-    if !is_command || !dice.percent(5) {
-        return None;
-    }
-    planned.sent.cancelled = true;
-    let Sent { id, from, to, .. } = &planned.sent;
-    let when = planned.when + dice.millis(0, 1500);
-    let subject = format!("fleet.msg.{to}.control.{from}.cancel");
-    let mut cancel = base(format!("x{}", &id[1..]), from, to, when, subject);
-    cancel.body = json!({ "id": id }).to_string().into_bytes();
-    Some(cancel)
 }
 
 fn padding(dice: &mut Dice, from: usize, to: usize) -> String {

@@ -25,7 +25,6 @@ fn sent(id: &str, from: &str, seq: u64) -> Sent {
         expect: Expect::Success,
         retries: 0,
         rerun: false,
-        cancelled: false,
         extra_output: 0,
         copies: 1,
         confirmed: vec![at(seq)],
@@ -259,26 +258,12 @@ fn an_end_that_was_not_meant_is_found() {
         [("a wrong end", "b".to_owned()), ("ran although it was not to", "b".to_owned())]
     );
     assert_eq!(ended("interrupted", "interrupted"), one("interrupted without a kill", "b"));
-    assert_eq!(ended("cancelled", ""), one("a wrong end", "b"), "nobody cancelled it");
     let killed = broken(|history| {
         history.journals.get_mut("n1").unwrap()[1].state = "interrupted".to_owned();
         history.records[1].state = "interrupted".to_owned();
         history.kills.insert("n1".to_owned(), vec![TAKEN + 5]);
     });
     assert_eq!(killed, []);
-}
-
-#[test]
-fn what_was_cancelled_before_it_began_has_not_run() {
-    let cancelled = |attempt| {
-        broken(move |history| {
-            history.sent[1].cancelled = true;
-            history.journals.get_mut("n1").unwrap()[1].state = "cancelled".to_owned();
-            (history.records[1].state, history.records[1].attempt) = ("cancelled".to_owned(), attempt);
-        })
-    };
-    assert_eq!(cancelled(1), []);
-    assert_eq!(cancelled(0), one("ran although it was not to", "b"));
 }
 
 #[test]
