@@ -122,14 +122,9 @@ impl Loaded {
     /// How to connect, under this name in the broker's list of connections.
     pub fn connect_options(&self, name: &str) -> Result<ConnectOptions, CliError> {
         let config = &self.config;
-        let access = match (&config.creds, &config.nkey) {
-            (Some(creds), _) => Access::Creds(creds.clone()),
-            (None, Some(nkey)) => Access::Nkey(nkey.clone()),
-            (None, None) => Access::Open,
-        };
         Ok(ConnectOptions {
             servers: config.server.clone(),
-            access,
+            access: Access::from_config(config),
             tls_ca: config.tls_ca.clone(),
             insecure: config.insecure,
             name: name.to_owned(),
