@@ -53,11 +53,11 @@ impl Broker {
         within: Duration,
     ) -> Result<async_nats::Message, BrokerError> {
         let request = async_nats::Request::new().payload(payload).timeout(Some(within));
-        let before = self.denials();
+        let mark = self.mark();
         let answer = tokio::select! {
             biased;
             answer = self.client.send_request(subject.to_owned(), request) => answer,
-            denied = self.request_denied(subject, before) => return Err(denied),
+            error = self.no_answer(subject, mark) => return Err(error),
         };
         answer.map_err(|error| match error.kind() {
             RequestErrorKind::TimedOut => BrokerError::Timeout { what: subject.to_owned(), after: within },

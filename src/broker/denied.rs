@@ -1,8 +1,9 @@
-//! What the broker does not let us do. It tells that apart from the request, which only times out.
+//! Why an answer will never come: the broker refused the request, which it tells apart from it, or the link that it was
+//! sent on is gone. Without this both would only be timeouts.
 //!
 //! Owns remembering refusals and putting them together with the request that they are about. Never decides what follows.
 
-use super::connect::Broker;
+use super::connect::{Broker, Link};
 use super::error::BrokerError;
 use std::collections::VecDeque;
 
@@ -48,28 +49,52 @@ fn subject_of<'a>(error: &'a str, verb: &str) -> Option<&'a str> {
     rest.split('"').next()
 }
 
+/// Set before a request: what happened earlier is not about it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mark {
+    denials: u64,
+    /// Which coming up of the link carries the request: the one that is, or, while it is down, the next one.
+    link: u64,
+}
+
+impl Mark {
+    fn of(link: &Link) -> Mark {
+        Mark { denials: link.denials.count, link: link.times + u64::from(!link.up) }
+    }
+
+    /// True once the link that carried the request is gone, and an answer with it.
+    fn is_void(self, link: &Link) -> bool {
+        link.times > self.link || (link.times == self.link && !link.up)
+    }
+}
+
 impl Broker {
-    /// A mark before a request: refusals from before it are not about it.
-    pub(super) fn denials(&self) -> u64 {
-        self.link().borrow().denials.count
+    /// A mark before a request.
+    pub(super) fn mark(&self) -> Mark {
+        Mark::of(&self.link().borrow())
     }
 
-    /// Ends when the broker says that we may not publish to this subject.
-    pub(super) async fn publish_denied(&self, subject: &str, after: u64) {
-        let mut link = self.link();
-        if link.wait_for(|link| link.denials.has(subject, after)).await.is_err() {
-            std::future::pending::<()>().await;
-        }
+    /// Ends when a publish since `mark` will get no answer: [`BrokerError::Denied`] or [`BrokerError::LinkLost`].
+    pub(super) async fn no_word(&self, subject: &str, mark: Mark) -> BrokerError {
+        self.hopeless(mark, subject, |_| false).await
     }
 
-    /// Ends when the broker says that we may not ask this, or not hear the answer.
-    pub(super) async fn request_denied(&self, subject: &str, after: u64) -> BrokerError {
+    /// Ends when a request since `mark` will get no answer; our inbox may also be refused
+    /// ([`BrokerError::DeniedInbox`]).
+    pub(super) async fn no_answer(&self, subject: &str, mark: Mark) -> BrokerError {
+        self.hopeless(mark, subject, |link| link.denials.inbox.is_some()).await
+    }
+
+    async fn hopeless(&self, mark: Mark, subject: &str, deaf: impl Fn(&Link) -> bool) -> BrokerError {
         let mut link = self.link();
-        let told = link.wait_for(|link| link.denials.has(subject, after) || link.denials.inbox.is_some()).await;
-        let Ok(inbox) = told.map(|link| link.denials.inbox.clone()) else { return std::future::pending().await };
-        match inbox {
-            Some(inbox) => BrokerError::DeniedInbox { inbox },
-            None => BrokerError::Denied { subject: subject.to_owned() },
+        let is_denied = |link: &Link| link.denials.has(subject, mark.denials);
+        let Ok(link) = link.wait_for(|link| is_denied(link) || deaf(link) || mark.is_void(link)).await else {
+            return std::future::pending().await;
+        };
+        match &link.denials.inbox {
+            Some(inbox) if deaf(&link) => BrokerError::DeniedInbox { inbox: inbox.clone() },
+            _ if is_denied(&link) => BrokerError::Denied { subject: subject.to_owned() },
+            _ => BrokerError::LinkLost { what: subject.to_owned() },
         }
     }
 }
@@ -89,6 +114,19 @@ mod tests {
         assert!(!denials.has("fleet.msg.n99.command.ops.shell", 100), "an earlier request's");
         denials.note("nats: authorization violation");
         assert_eq!(denials.count, 100);
+    }
+
+    #[test]
+    fn a_request_is_void_once_the_link_that_carried_it_is_gone() {
+        let link = |up, times| Link { up, times, ..Link::default() };
+        let sent_up = Mark::of(&link(true, 3));
+        assert!(!sent_up.is_void(&link(true, 3)));
+        assert!(sent_up.is_void(&link(false, 3)));
+        assert!(sent_up.is_void(&link(true, 4)), "down and up again between two looks");
+        let sent_down = Mark::of(&link(false, 3));
+        assert!(!sent_down.is_void(&link(false, 3)), "it goes out with the next link");
+        assert!(!sent_down.is_void(&link(true, 4)));
+        assert!(sent_down.is_void(&link(false, 4)));
     }
 
     #[test]

@@ -42,6 +42,12 @@ pub enum BrokerError {
         /// How long it was waited for.
         after: Duration,
     },
+    /// The link went down before an answer came; whether the broker did it is not known.
+    #[error("the link was lost before an answer to {what} came")]
+    LinkLost {
+        /// What was asked for.
+        what: String,
+    },
     /// The broker does not let us ask this.
     #[error("no right to publish to `{subject}`")]
     Denied {

@@ -4,7 +4,7 @@
 
 use super::connect::Broker;
 use super::convert::to_wire;
-use super::error::PublishError;
+use super::error::{BrokerError, PublishError};
 use crate::model::header::{RawHeaders, names};
 use crate::model::id::StreamSeq;
 use async_nats::RequestErrorKind;
@@ -90,13 +90,14 @@ impl Broker {
         if !message.headers.0.is_empty() {
             request = request.headers(headers);
         }
-        let before = self.denials();
+        let mark = self.mark();
         let answer = tokio::select! {
             biased;
             answer = self.client.send_request(in_domain(&self.api, &message.subject), request) => answer,
-            () = self.publish_denied(&message.subject, before) => {
-                return Err(PublishError::Denied { subject: message.subject.clone() });
-            }
+            error = self.no_word(&message.subject, mark) => return Err(match error {
+                BrokerError::Denied { subject } => PublishError::Denied { subject },
+                _ => PublishError::Unknown,
+            }),
         };
         match answer {
             Ok(answer) => read_answer(&answer.payload),

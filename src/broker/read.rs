@@ -164,7 +164,7 @@ impl Broker {
         let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|_| BrokerError::Closed)?;
         let subject = format!("{}.{what}", self.api);
         let payload = Bytes::from(body.to_string());
-        let before = self.denials();
+        let mark = self.mark();
         let asked = self.client.publish_with_reply(subject.clone(), inbox, payload);
         asked.await.map_err(|_| BrokerError::Closed)?;
         let mut page = Page::default();
@@ -174,7 +174,7 @@ impl Broker {
                 answer = tokio::time::timeout(API_TIMEOUT, answers.next()) => answer
                     .map_err(|_| BrokerError::Timeout { what: what.clone(), after: API_TIMEOUT })?
                     .ok_or(BrokerError::Closed)?,
-                denied = self.request_denied(&subject, before) => return Err(denied),
+                error = self.no_answer(&subject, mark) => return Err(error),
             };
             match message.status.map(|s| s.as_u16()) {
                 None => {

@@ -82,6 +82,7 @@ impl From<BrokerError> for CliError {
                 .hint("say whose they are: --from NAME, EDGEWARD_FROM, or `from` in the config"),
             BrokerError::Refused { .. }
             | BrokerError::Timeout { .. }
+            | BrokerError::LinkLost { .. }
             | BrokerError::Closed
             | BrokerError::BadAnswer { .. } => CliError::new(ExitCode::Broker, text),
         }

@@ -77,7 +77,9 @@ impl ErrorLog {
                 match self.read_page().await {
                     Ok(()) => continue,
                     // A follower outlives a link that is down.
-                    Err(BrokerError::Timeout { .. } | BrokerError::NoResponders { .. }) if self.follower.is_some() => {
+                    Err(
+                        BrokerError::Timeout { .. } | BrokerError::NoResponders { .. } | BrokerError::LinkLost { .. },
+                    ) if self.follower.is_some() => {
                         self.at_end = true;
                     }
                     Err(error) => return Err(error.into()),

@@ -176,7 +176,7 @@ async fn served(broker: &Broker, sent: &Sent) -> Result<Message, OperatorError> 
     let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(500));
     loop {
         let answer = message_at(broker, sent.stream, sent.seq).await;
-        let not_yet = matches!(answer, Ok(None) | Err(BrokerError::Timeout { .. }));
+        let not_yet = matches!(answer, Ok(None) | Err(BrokerError::Timeout { .. } | BrokerError::LinkLost { .. }));
         if not_yet && Instant::now() < until {
             tokio::time::sleep(backoff.next_wait()).await;
             continue;

@@ -116,7 +116,16 @@ pub enum SessionError {
     LinkLost,
     /// The broker did not do what it was asked for.
     #[error(transparent)]
-    Broker(#[from] BrokerError),
+    Broker(BrokerError),
+}
+
+impl From<BrokerError> for SessionError {
+    fn from(error: BrokerError) -> SessionError {
+        match error {
+            BrokerError::LinkLost { .. } => SessionError::LinkLost,
+            error => SessionError::Broker(error),
+        }
+    }
 }
 
 /// Opaque: see its text.
