@@ -20,6 +20,7 @@ mod init;
 mod message;
 mod nodes;
 mod output;
+mod ps;
 mod quote;
 mod result;
 mod run;
@@ -79,6 +80,8 @@ enum Verb {
     Result(result::Args),
     /// List the nodes.
     Nodes(nodes::Args),
+    /// List a node's processes, or stop, start and restart them.
+    Ps(ps::Args),
     /// List messages of the past and what became of them.
     History(history::Args),
     /// List failures, or follow them.
@@ -143,6 +146,7 @@ impl Cli {
             Verb::Cancel(args) => cancel::run(&session, &args).await,
             Verb::Result(args) => result::run(&session, &args).await,
             Verb::Nodes(args) => nodes::run(&session, &args).await,
+            Verb::Ps(args) => ps::run(&session, &args).await,
             Verb::History(args) => history::run(&session, &args).await,
             Verb::Errors(args) => errors::run(&session, &args).await,
             Verb::Config(args) => config_verb::run(&session, &args),
@@ -184,6 +188,9 @@ mod tests {
             &["edgeward", "cancel", "--node", "ship1", "--queued", "--from", "bob"],
             &["edgeward", "status", "-o", "json", "last", "--server", "nats://127.0.0.1:4222"],
             &["edgeward", "errors", "--follow", "--since", "1h"],
+            &["edgeward", "ps", "ship1"],
+            &["edgeward", "ps", "restart", "ship1", "shell", "--wait", "10s"],
+            &["edgeward", "ps", "stop", "ship1", "*"],
         ] {
             assert_eq!(exit_of(line), 0, "{line:?}");
         }
@@ -199,6 +206,9 @@ mod tests {
             &["edgeward", "cancel", "42", "--last"],
             &["edgeward", "send", "ship1", "x", "--file", "f"],
             &["edgeward", "run", "ship1", "x", "--id", "s42"],
+            &["edgeward", "ps"],
+            &["edgeward", "ps", "stop", "ship1"],
+            &["edgeward", "ps", "stop", "ship1", "she.ll"],
         ] {
             assert_eq!(exit_of(line), 2, "{line:?}");
         }

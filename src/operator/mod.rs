@@ -23,7 +23,7 @@ pub use errors::{ErrorFilter, ErrorLog, StoredError};
 pub use find::{Call, find};
 pub use history::{HistoryFilter, history};
 pub use message::Message;
-pub use nodes::{NodeFacts, StreamFacts, UnknownNode, nodes, stream_facts, unknown_nodes};
+pub use nodes::{NodeFacts, StreamFacts, UnknownNode, node, nodes, stream_facts, unknown_nodes};
 pub use send::{Delivery, Draft, SendError, SendOptions, Sent, outgoing, send, usual_kind};
 pub use view::{Behind, Row, View};
 pub use watch::Watch;

@@ -104,6 +104,20 @@ pub async fn nodes(broker: &Broker) -> Result<BTreeMap<String, NodeFacts>, Opera
     Ok(all)
 }
 
+/// All that is known of one node.
+pub async fn node(broker: &Broker, node: &NodeName) -> Result<NodeFacts, OperatorError> {
+    let name = [node.to_string()];
+    let mut all = NodeFacts::default();
+    for key in [NodeKey::Spec, NodeKey::Status, NodeKey::Hello] {
+        for (_, facts) in read_keys(broker, key, &name).await? {
+            all.spec = all.spec.or(facts.spec);
+            all.status = all.status.or(facts.status);
+            all.hello_at = all.hello_at.or(facts.hello_at);
+        }
+    }
+    Ok(all)
+}
+
 /// The last `status` of these nodes, where they have one.
 pub(super) async fn statuses(broker: &Broker, nodes: &[String]) -> Result<Vec<(String, NodeFacts)>, BrokerError> {
     read_keys(broker, NodeKey::Status, nodes).await
