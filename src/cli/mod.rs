@@ -17,6 +17,7 @@ pub mod exit;
 mod history;
 mod hub;
 mod init;
+pub mod log;
 mod message;
 mod nodes;
 mod output;
