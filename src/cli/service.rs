@@ -47,18 +47,22 @@ impl NodeArgs {
             Some(node) => node,
             None => host_label()?,
         };
-        let state_dir = self.state_dir.clone().or_else(|| config.state_dir.clone());
-        let state_dir = match state_dir {
-            Some(dir) => dir,
-            None => default_state_dir(&session.env)?,
-        };
+        let state_dir = state_dir(self.state_dir.as_deref(), session, loaded)?;
         let policy = self.policy.clone().or_else(|| config.agent.policy.clone());
         let policy = read_policy(policy.as_deref(), loaded)?;
         Ok(NodePlace { node, state_dir, policy })
     }
 }
 
-fn host_label() -> Result<NodeName, CliError> {
+/// The state folder: as given, else as configured, else the usual one.
+pub(super) fn state_dir(given: Option<&Path>, session: &Session, loaded: &Loaded) -> Result<PathBuf, CliError> {
+    match given.map(Path::to_owned).or_else(|| loaded.config.state_dir.clone()) {
+        Some(dir) => Ok(dir),
+        None => default_state_dir(&session.env),
+    }
+}
+
+pub(super) fn host_label() -> Result<NodeName, CliError> {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let label = name.split('.').next().unwrap_or_default();
     label.parse().map_err(|e| unusable(format!("the host's name gives no node name: {e}")).hint("give --node NAME"))
@@ -78,7 +82,7 @@ fn default_state_dir(env: &Env) -> Result<PathBuf, CliError> {
 }
 
 /// The named policy file, else the one beside the config file; where there is none, credentials decide.
-fn read_policy(named: Option<&Path>, loaded: &Loaded) -> Result<Policy, CliError> {
+pub(super) fn read_policy(named: Option<&Path>, loaded: &Loaded) -> Result<Policy, CliError> {
     let beside =
         loaded.file.as_deref().and_then(Path::parent).unwrap_or(Path::new("/etc/edgeward")).join("policy.toml");
     let path = named.unwrap_or(&beside);
