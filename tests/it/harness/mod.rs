@@ -8,6 +8,7 @@
 
 mod broker;
 mod cli;
+mod cluster;
 mod fleet;
 mod process;
 mod proxy;
@@ -16,6 +17,7 @@ mod wait;
 
 pub use broker::{TestBroker, nats_server_binary};
 pub use cli::{Cli, Said, nats_binary, path_with_nats};
+pub use cluster::{Cluster, ELECTION};
 pub use fleet::Fleet;
 pub use process::Process;
 pub use proxy::{Link, Proxy};
