@@ -123,6 +123,8 @@ codes! {
     BadRecord = "bad_record",
     /// A stream is filling up.
     StreamFull = "stream_full",
+    /// The broker stores nothing in a stream, since its disk was full: make room, then restart nats-server.
+    StreamWriteDead = "stream_write_dead",
     /// The broker refuses what edgeward's rights should allow.
     Permission = "permission",
 }

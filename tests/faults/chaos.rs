@@ -5,9 +5,9 @@
 
 use super::brokers::Wire;
 use super::dice::Dice;
-use super::harness::{Link, Process};
+use super::harness::{Link, Process, SmallDisk};
 use super::options::Options;
-use super::place::{Clock, SmallDisk};
+use super::place::Clock;
 use edgeward::killpoint::{Point, VARIABLE};
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;

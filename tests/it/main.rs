@@ -11,6 +11,7 @@ mod cluster;
 mod deploy;
 mod docs;
 mod faults;
+mod full_disk;
 mod harness;
 mod hub;
 mod hub_upkeep;

@@ -9,6 +9,7 @@
 mod broker;
 mod cli;
 mod cluster;
+mod disk;
 mod fleet;
 mod process;
 mod proxy;
@@ -18,6 +19,7 @@ mod wait;
 pub use broker::{TestBroker, nats_server_binary};
 pub use cli::{Cli, Said, nats_binary, path_with_nats};
 pub use cluster::{Cluster, ELECTION};
+pub use disk::SmallDisk;
 pub use fleet::Fleet;
 pub use process::Process;
 pub use proxy::{Link, Proxy};
