@@ -74,11 +74,15 @@ impl FromStr for What {
         match (id(first).map_err(|_| range())?, id(last).map_err(|_| range())?) {
             (IdRef::Stored(stream, first), IdRef::Stored(other, last)) if stream == other => {
                 if first > last || first.0 == 0 {
-                    return Err(format!("the range `{text}` is empty: it begins with 1 or more, and its end is not before its begin"));
+                    return Err(format!(
+                        "the range `{text}` is empty: it begins with 1 or more, and its end is not before its begin"
+                    ));
                 }
                 Ok(What::Range { stream, first, last })
             }
-            (IdRef::Stored(..), IdRef::Stored(..)) => Err(format!("the range `{text}` begins in one stream and ends in another")),
+            (IdRef::Stored(..), IdRef::Stored(..)) => {
+                Err(format!("the range `{text}` begins in one stream and ends in another"))
+            }
             _ => Err(range()),
         }
     }
@@ -119,7 +123,14 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
         for (to, sent) in &sent.stored {
             if session.format == Format::Json {
                 let (stream, seq) = (sent.stream, sent.seq);
-                output::print_json(&SentJson { v: 1, replay_of: of.seq, id: &draft.id, to: to.to_string(), stream, seq })?;
+                output::print_json(&SentJson {
+                    v: 1,
+                    replay_of: of.seq,
+                    id: &draft.id,
+                    to: to.to_string(),
+                    stream,
+                    seq,
+                })?;
             } else {
                 let line = format!("{}  {}  {to}  again {}", draft.id, sent.id_ref(), output::id_ref(*of));
                 writeln!(std::io::stdout().lock(), "{line}")?;

@@ -131,9 +131,13 @@ fn step_name(step: StepKind) -> &'static str {
 fn wait_text(wait: &Wait, row: &Row<'_>, now: Timestamp) -> String {
     let node = &row.node;
     match wait {
-        Wait::Hub => format!("the hub: it has not taken `{node}` in, or has to answer for it; is `edgeward hub` running?"),
+        Wait::Hub => {
+            format!("the hub: it has not taken `{node}` in, or has to answer for it; is `edgeward hub` running?")
+        }
         Wait::Closing => format!("the hub: it closes what an earlier journal of `{node}` left open"),
-        Wait::Node { contact: Contact::Never, .. } => format!("`{node}`, which was never heard; it runs on its first contact"),
+        Wait::Node { contact: Contact::Never, .. } => {
+            format!("`{node}`, which was never heard; it runs on its first contact")
+        }
         Wait::Node { .. } => format!("`{node}`, {}", output::contact_text(row, now)),
         Wait::Journal { error } => format!("the journal of `{node}`, which cannot be written: {error}"),
         Wait::Delivery => format!("its way to `{node}`, which is in contact and has not told of it yet"),

@@ -121,6 +121,8 @@ codes! {
     Journal = "journal",
     /// A record of edgeward's own on the broker does not parse.
     BadRecord = "bad_record",
+    /// Messages that their node has not taken will soon reach the time until which they may begin.
+    ExpiresSoon = "expires_soon",
     /// A stream is filling up.
     StreamFull = "stream_full",
     /// The broker refuses what edgeward's rights should allow.

@@ -215,7 +215,9 @@ impl fmt::Display for Since {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Since::Ago(duration) => write!(f, "the last {}", rough(*duration)),
-            Since::At(time) => write!(f, "the time since {}", time.to_datetime().to_rfc3339_opts(SecondsFormat::Secs, true)),
+            Since::At(time) => {
+                write!(f, "the time since {}", time.to_datetime().to_rfc3339_opts(SecondsFormat::Secs, true))
+            }
         }
     }
 }

@@ -247,7 +247,9 @@ mod tests {
         assert_eq!(read(&write(&[])), Err(BadExport::Empty));
         assert_eq!(read(&one.replace("\"v\":1,\"export\"", "\"v\":2,\"export\"")), Err(BadExport::Newer(2)));
         assert_eq!(read(&format!("{one}{one}")), Err(BadExport::Second { line: 3 }));
-        for (from, to) in [("\"body\":\"x\"", "\"bodi\":\"x\""), ("\"body\":\"x\"", "\"v2\":1"), ("ship1", "sh.ip1"), ("}\n", "\n")] {
+        for (from, to) in
+            [("\"body\":\"x\"", "\"bodi\":\"x\""), ("\"body\":\"x\"", "\"v2\":1"), ("ship1", "sh.ip1"), ("}\n", "\n")]
+        {
             let broken = one.lines().next().unwrap().to_owned() + "\n" + &one.lines().nth(1).unwrap().replace(from, to);
             let broken = if from == "}\n" { one.trim_end().trim_end_matches('}').to_owned() } else { broken };
             assert!(matches!(read(&broken), Err(BadExport::Line { line: 2, .. })), "{broken}");

@@ -73,8 +73,11 @@ pub async fn history(broker: &Broker, filter: &HistoryFilter) -> Result<View, Op
         view.set_node(node, facts);
     }
     if !filter.states.is_empty() {
-        let mut matching: BTreeSet<_> =
-            view.rows().filter(|row| filter.wants_row(row)).map(|row| (row.message.at.stored_at, row.message.at)).collect();
+        let mut matching: BTreeSet<_> = view
+            .rows()
+            .filter(|row| filter.wants_row(row))
+            .map(|row| (row.message.at.stored_at, row.message.at))
+            .collect();
         while matching.len() > filter.limit {
             matching.pop_first();
         }

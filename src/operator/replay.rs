@@ -119,7 +119,9 @@ pub async fn plan(
             of_others = found.1;
             found.0
         }
-        Again::Messages(all) => all.into_iter().map(|one| Ok((one.target()?, one))).map(meant).collect::<Result<_, _>>()?,
+        Again::Messages(all) => {
+            all.into_iter().map(|one| Ok((one.target()?, one))).map(meant).collect::<Result<_, _>>()?
+        }
     };
     let now = stream_facts(broker, &broker.names().stream(StreamKind::Commands)).await?.now;
     Ok(Repeats { messages: repeats(meant, to, now)?, of_others })
@@ -141,9 +143,8 @@ fn too_much() -> OperatorError {
 /// Where a call ended without success, and was not ended on purpose: each message with those nodes.
 fn failed(watch: &Watch) -> Vec<(MsgRef, Vec<Target>)> {
     use State::{Expired, Failed, Interrupted, Refused, TimedOut, Undeliverable};
-    let is_failed = |row: &Row<'_>| {
-        matches!(row.state, Failed | TimedOut | Interrupted | Refused | Expired | Undeliverable)
-    };
+    let is_failed =
+        |row: &Row<'_>| matches!(row.state, Failed | TimedOut | Interrupted | Refused | Expired | Undeliverable);
     let mut all: Vec<(MsgRef, Vec<Target>)> = Vec::new();
     for row in watch.view().rows().filter(is_failed) {
         // A group that nobody answered for stays the group.
@@ -167,10 +168,7 @@ async fn read_all(broker: &Broker, wanted: Vec<(MsgRef, Vec<Target>)>) -> Result
 }
 
 /// What is needed to send these messages again, in the order given; those that no node would take are told apart.
-pub async fn export(
-    broker: &Broker,
-    messages: &[Message],
-) -> Result<(Vec<Exported>, Vec<Unsendable>), OperatorError> {
+pub async fn export(broker: &Broker, messages: &[Message]) -> Result<(Vec<Exported>, Vec<Unsendable>), OperatorError> {
     let reads = messages.iter().map(|message| async move {
         let at = message.at;
         let raw = broker.get(&broker.names().stream(at.stream), at.seq).await?;
@@ -266,8 +264,12 @@ mod tests {
         let stored_at = Timestamp::from_nanos(i64::try_from(seq).unwrap());
         let exported = json!({ "v": 1, "stream": "commands", "seq": seq, "stored_at": stored_at, "id": id, "from": "ops",
             "to": to, "kind": "command", "method": "shell", "headers": headers, "body": "x" });
-        meant(serde_json::from_value(exported).map(|one: Exported| (one.target().unwrap(), one)).map_err(|_| unreachable!()))
-            .unwrap()
+        meant(
+            serde_json::from_value(exported)
+                .map(|one: Exported| (one.target().unwrap(), one))
+                .map_err(|_| unreachable!()),
+        )
+        .unwrap()
     }
 
     #[test]

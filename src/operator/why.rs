@@ -258,7 +258,8 @@ fn waits(row: &Row<'_>, facts: Option<&NodeFacts>) -> Vec<Wait> {
     let closing = spec.and_then(|spec| spec.closing.as_ref());
     if closing.is_some_and(|closing| closing.covers(message.at.stream, message.at.seq)) {
         waits.push(Wait::Closing);
-    } else if spec.is_none() || spec.is_some_and(|s| s.start.get(message.at.stream).is_none_or(|s| message.at.seq < s)) {
+    } else if spec.is_none() || spec.is_some_and(|s| s.start.get(message.at.stream).is_none_or(|s| message.at.seq < s))
+    {
         waits.push(Wait::Hub);
     }
     if let Some(contact) = row.contact.filter(|_| row.is_out_of_contact()) {
@@ -278,9 +279,9 @@ fn waits(row: &Row<'_>, facts: Option<&NodeFacts>) -> Vec<Wait> {
 /// What it waits for at the place where it is: at the broker, in its lane, between tries, or at work.
 fn turn(row: &Row<'_>, facts: Option<&NodeFacts>) -> Option<Wait> {
     let status = facts.and_then(|facts| facts.status.as_ref()).map(|(status, _)| status);
-    let process = status.and_then(|s| s.processes.as_ref()).and_then(|all| {
-        all.iter().find(|process| process.name == row.message.method && process.state == "stopped")
-    });
+    let process = status
+        .and_then(|s| s.processes.as_ref())
+        .and_then(|all| all.iter().find(|process| process.name == row.message.method && process.state == "stopped"));
     let in_contact = row.contact == Some(Contact::InContact);
     match (row.state, row.behind) {
         (State::Queued | State::Delivered | State::Retrying, _) if process.is_some() => {
@@ -289,7 +290,8 @@ fn turn(row: &Row<'_>, facts: Option<&NodeFacts>) -> Option<Wait> {
         (State::Queued | State::Delivered, Some(behind)) => {
             let lane = row.message.lane_text();
             let lanes = status.and_then(|s| s.lanes.as_ref());
-            let depth = lanes.and_then(|all| all.iter().find(|facts| facts.lane == lane)).map_or(0, |facts| facts.depth);
+            let depth =
+                lanes.and_then(|all| all.iter().find(|facts| facts.lane == lane)).map_or(0, |facts| facts.depth);
             Some(Wait::Lane { lane, head: behind.head.seq, running: behind.running, running_since: None, depth })
         }
         (State::Queued, None) => in_contact.then_some(Wait::Delivery),
