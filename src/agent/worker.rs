@@ -231,7 +231,7 @@ async fn tell_running(node: &Node, begun: &Begun) {
 /// Keeps the end of a try: terminal, or another one follows.
 async fn settle(node: &Node, row: RowId, begun: &Begun, outcome: Outcome) -> Result<End, JournalError> {
     // A try that ended by itself keeps its own truth, also where a cancel was on its way.
-    let outcome = match outcome.state {
+    let mut outcome = match outcome.state {
         State::Interrupted => control::if_cancelled(node, row, outcome).await?,
         _ => outcome,
     };
@@ -250,6 +250,7 @@ async fn settle(node: &Node, row: RowId, begun: &Begun, outcome: Outcome) -> Res
             node.wakes.ring(crate::journal::Class::Error);
             return Ok(End::TryAgain { wait: jittered(settings.wait_after(attempt)) });
         }
+        outcome = control::last_try(node, row, outcome).await?;
     }
     let reports = node.terminal(message, attempt, begun.times(Some(now)), &outcome);
     let ended = Ended { state: outcome.state, reports };
