@@ -80,7 +80,7 @@ fn label(text: &str) -> Result<(String, String), String> {
 pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliError> {
     let loaded = session.load(args.from.as_ref())?;
     let broker = session.connect(&loaded).await?;
-    let mut list = NodeList::open(&broker).await?;
+    let mut list = NodeList::open(&broker, args.watch).await?;
     check_names(args, &list)?;
     let filter = filter(args);
     if !args.watch {

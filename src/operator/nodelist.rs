@@ -46,16 +46,17 @@ impl NodeFilter {
 /// All nodes as they are known, kept up to date.
 pub struct NodeList {
     broker: Broker,
-    follower: Follower,
+    /// Where it is to be kept up to date.
+    follower: Option<Follower>,
     nodes: BTreeMap<String, NodeFacts>,
     /// The broker's time at the last reading, and when that was here.
     read: (Timestamp, Instant),
 }
 
 impl NodeList {
-    /// Reads all nodes.
-    pub async fn open(broker: &Broker) -> Result<NodeList, OperatorError> {
-        let follower = broker.follow_nodes("*.*").await?;
+    /// Reads all nodes; with `follow` it can be kept up to date.
+    pub async fn open(broker: &Broker, follow: bool) -> Result<NodeList, OperatorError> {
+        let follower = if follow { Some(broker.follow_nodes("*.*").await?) } else { None };
         let (nodes, read) = read(broker).await?;
         Ok(NodeList { broker: broker.clone(), follower, nodes, read })
     }
@@ -73,7 +74,7 @@ impl NodeList {
     /// Waits a second, takes in what came meanwhile, and reads all again where it is due. Safe to drop and call again.
     pub async fn changed(&mut self) -> Result<(), OperatorError> {
         tokio::time::sleep(LOOK).await;
-        while let Some(raw) = self.follower.next().now_or_never() {
+        while let Some(raw) = self.follower.as_mut().and_then(|follower| follower.next().now_or_never()) {
             let raw = raw.ok_or(BrokerError::Closed)?;
             if let Some((key, node)) = read_key(&self.broker, &raw.subject) {
                 self.nodes.entry(node.to_owned()).or_default().take(key, &raw);

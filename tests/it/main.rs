@@ -27,6 +27,7 @@ mod operator_view;
 mod poison;
 mod replay;
 mod rights;
+mod scale;
 mod sessions;
 mod settings;
 mod twins;
