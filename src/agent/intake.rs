@@ -308,7 +308,7 @@ async fn tell_found(node: &Node, stream: StreamKind, begun: &Start) -> Result<()
             "the last message taken is not in {} where it was; read again from this node's start",
             node.names.stream(stream)
         );
-        node.report(vec![node.error_report(&node.event(Severity::Error, Code::StreamChanged, &text))]).await?;
+        node.tell(node.event(Severity::Error, Code::StreamChanged, &text)).await?;
         // Nothing is known to be the same: the records may be gone with the messages.
         upkeep::republish_after(node, stream, StreamSeq(0)).await?;
     }
