@@ -178,6 +178,22 @@ pub(crate) async fn if_cancelled(node: &Node, row: RowId, outcome: Outcome) -> R
     })
 }
 
+/// The outcome of a try that ended by itself and that a cancel made the last: as it was, and why no other follows.
+pub(crate) async fn last_try(node: &Node, row: RowId, outcome: Outcome) -> Result<Outcome, JournalError> {
+    let by = node.journal.cancelled_by(row, node.clock.now()).await?;
+    Ok(match by {
+        Some(by) => not_followed(outcome, &by),
+        None => outcome,
+    })
+}
+
+fn not_followed(mut outcome: Outcome, by: &str) -> Outcome {
+    if let Some(error) = &mut outcome.error {
+        error.message.push_str(&format!("; not tried again: {by} cancelled it as it ran"));
+    }
+    outcome
+}
+
 fn cancel_error(by: &str, what: &str) -> RecordError {
     RecordError::new(Code::Cancelled, format!("asked for by {by}; {what}"))
 }
@@ -271,6 +287,10 @@ mod tests {
         for bad in ["{\"id\":4}", "{\"id\":\"a.b\"}", "{}", "{\"id\":\"a\",\"form\":\"ops\"}", "s4"] {
             assert!(cancel(bad.as_bytes()).is_err(), "{bad}");
         }
+        let failed = Outcome::ended(State::Failed, Code::Failed, "exit code 4");
+        let last = not_followed(failed, "ops");
+        assert_eq!(last.state, State::Failed, "a try that ended by itself keeps its own truth");
+        assert_eq!(last.error.unwrap().message, "exit code 4; not tried again: ops cancelled it as it ran");
         assert_eq!(change("events", b"{\"start\":4}").remember, vec![(Key::EventsStart, "4".to_owned())]);
     }
 }

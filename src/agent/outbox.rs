@@ -60,7 +60,7 @@ pub(crate) async fn run(node: Arc<Node>, class: Class, stop: CancellationToken) 
         let wait = match passed {
             Ok(Passed::Empty) => None,
             Ok(Passed::Some) => continue,
-            Ok(Passed::Later) => Some(outbox.backoff.next_wait()),
+            Ok(Passed::Later) => Some(outbox.node.broker.shortened(outbox.backoff.next_wait())),
             Err(error) => {
                 tracing::error!(?class, %error, "outbox");
                 Some(outbox.backoff.next_wait())

@@ -116,7 +116,7 @@ impl Writer {
                     dispatcher.tell(Event::Hold(false)).await;
                 }
             }
-            tokio::time::sleep(backoff.next_wait()).await;
+            tokio::time::sleep(self.node.broker.shortened(backoff.next_wait())).await;
         }
     }
 

@@ -253,7 +253,7 @@ async fn settle(
     ruling: Option<&Ruling>,
 ) -> Result<End, JournalError> {
     // A try that ended by itself keeps its own truth, also where a cancel was on its way.
-    let outcome = match outcome.state {
+    let mut outcome = match outcome.state {
         State::Interrupted => control::if_cancelled(node, row, outcome).await?,
         _ => outcome,
     };
@@ -272,6 +272,7 @@ async fn settle(
             node.wakes.ring(crate::journal::Class::Error);
             return Ok(End::TryAgain { wait: jittered(settings.wait_after(attempt)) });
         }
+        outcome = control::last_try(node, row, outcome).await?;
     }
     let reports = node.terminal_with(message, attempt, begun.times(Some(now)), &outcome, ruling);
     let ended = Ended { state: outcome.state, reports };

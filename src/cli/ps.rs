@@ -16,7 +16,7 @@ use crate::model::name::{MethodName, NodeName, Sender, Target};
 use crate::model::node::{Contact, ProcessFacts, Status};
 use crate::model::subject::RecordStream;
 use crate::model::time::Timestamp;
-use crate::operator::{Draft, NodeFacts, Row, Watch, node, stream_facts};
+use crate::operator::{Draft, NodeFacts, Row, Sent, Watch, node, stream_facts};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -146,11 +146,11 @@ async fn send(session: &Session, verb: &str, args: &OrderArgs) -> Result<ExitCod
     let broker = session.connect(&loaded).await?;
     let body = serde_json::json!({ "process": args.process }).to_string();
     let draft = Draft::new(vec![Target::Node(args.node.clone())], Kind::Control, verb.parse()?, body);
-    check_nodes(&broker, &draft, false).await?;
+    check_nodes(&broker, [&draft], false).await?;
     let mut watch = Watch::open(&broker, from.as_str(), &draft.id).await?;
-    for (_, sent) in &store(&broker, &loaded, &draft).await?.stored {
-        watch.add_sent(sent).await?;
-    }
+    let stored = store(&broker, &loaded, &draft).await?.stored;
+    let sent: Vec<Sent> = stored.iter().map(|(_, sent)| *sent).collect();
+    watch.add_sent(&sent).await?;
     let patience = Patience { wait: args.wait, leave_silent: true };
     let end = wait_for(&mut watch, patience, |row, watch| show(session.format, row, watch)).await?;
     tell_end(end, &watch);

@@ -84,6 +84,9 @@ pub struct HubConfig {
     pub replicas: usize,
     /// Make a node of each new name that is written to; by default only without credentials.
     pub auto_nodes: Option<bool>,
+    /// A stream that was quiet for so long is tried with a message for nobody: whether the broker still stores.
+    #[serde(with = "duration_text")]
+    pub probe: Duration,
 }
 
 impl Default for Config {
@@ -124,7 +127,13 @@ impl Default for AgentConfig {
 
 impl Default for HubConfig {
     fn default() -> HubConfig {
-        HubConfig { store_bytes: 10 << 30, retention: Duration::from_secs(30 * 86_400), replicas: 1, auto_nodes: None }
+        HubConfig {
+            store_bytes: 10 << 30,
+            retention: Duration::from_secs(30 * 86_400),
+            replicas: 1,
+            auto_nodes: None,
+            probe: Duration::from_secs(300),
+        }
     }
 }
 

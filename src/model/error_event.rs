@@ -121,8 +121,12 @@ codes! {
     Journal = "journal",
     /// A record of edgeward's own on the broker does not parse.
     BadRecord = "bad_record",
+    /// Messages that their node has not taken will soon reach the time until which they may begin.
+    ExpiresSoon = "expires_soon",
     /// A stream is filling up.
     StreamFull = "stream_full",
+    /// The broker stores nothing in a stream, since its disk was full: make room, then restart nats-server.
+    StreamWriteDead = "stream_write_dead",
     /// The broker refuses what edgeward's rights should allow.
     Permission = "permission",
     /// A part of the agent failed and was started again.

@@ -12,6 +12,7 @@ pub mod lanes;
 pub mod message;
 pub mod name;
 pub mod node;
+pub mod pattern;
 pub mod policy;
 pub mod process;
 pub mod record;
