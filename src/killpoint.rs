@@ -16,6 +16,8 @@ pub enum Point {
     Taken,
     /// The broker has been told that they are.
     Acked,
+    /// The stream is not as it was; what follows from that is in the journal.
+    StreamChanged,
     /// The turn of a message has come; its start is not kept.
     Turn,
     /// Its start is kept; nothing runs yet.
@@ -46,10 +48,11 @@ pub enum Point {
 
 impl Point {
     /// The points of an agent, in the order of a message's way.
-    pub const AGENT: [Point; 15] = [
+    pub const AGENT: [Point; 16] = [
         Point::Recovered,
         Point::Taken,
         Point::Acked,
+        Point::StreamChanged,
         Point::Turn,
         Point::Started,
         Point::Spawned,
@@ -73,6 +76,7 @@ impl Point {
             Point::Recovered => "recovered",
             Point::Taken => "taken",
             Point::Acked => "acked",
+            Point::StreamChanged => "stream_changed",
             Point::Turn => "turn",
             Point::Started => "started",
             Point::Spawned => "spawned",

@@ -15,6 +15,7 @@ mod intake;
 mod lease;
 mod node;
 mod outbox;
+mod places;
 mod recover;
 mod reports;
 mod results;

@@ -62,6 +62,7 @@ fn arrival(seq: u64, id: &str, door: Door) -> Arrival {
         },
         id: MessageId::try_from(id.to_owned()).unwrap(),
         from: "ops".into(),
+        to: Some("n1".parse().unwrap()),
         kind: Some(Kind::Command),
         door,
         name: "shell".into(),
