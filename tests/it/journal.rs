@@ -8,6 +8,7 @@ use edgeward::model::record::Record;
 use edgeward::model::state::State;
 use edgeward::model::subject::RecordStream;
 use futures::stream::{self, StreamExt};
+use serde_json::Value;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -274,6 +275,39 @@ async fn a_record_that_is_too_large_leaves_in_its_smallest_form() {
     assert!(record.truncated && record.stdout.as_deref() == Some(""), "{record:?}");
     let event = told(&fleet.client, "ship1", "error", Code::OutboxParked).await;
     assert!(event.message.contains(&id), "{}", event.message);
+}
+
+/// Changes one setting of a stream.
+async fn set(broker: &TestBroker, stream: &str, key: &str, value: Value) {
+    let client = async_nats::connect(broker.url()).await.unwrap();
+    let ask = async |path: String, body: String| -> Value {
+        let answer = client.request(format!("$JS.API.{path}"), body.into()).await.unwrap();
+        let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
+        assert!(answer.get("error").is_none(), "{answer}");
+        answer
+    };
+    let mut config = ask(format!("STREAM.INFO.{stream}"), String::new()).await["config"].clone();
+    config[key] = value;
+    ask(format!("STREAM.UPDATE.{stream}"), config.to_string()).await;
+}
+
+#[tokio::test]
+async fn a_record_that_is_too_large_under_its_other_id_holds_up_no_other() {
+    let fleet = Fleet::start(&["ship1"]).await;
+    // Another message's record stands under the id.
+    let mut other = serde_json::to_value(fleet.run("ship1", "shell", "true").await).unwrap();
+    other["id"] = "again".into();
+    fleet.publish("fleet.ack.ship1.ops.shell.again", &[], other.to_string()).await;
+    // The broker looks at the sequence that is expected first, at the size then.
+    set(&fleet.broker, "FLEET_ACKS", "max_msg_size", 4096.into()).await;
+    let script = "head -c 12000 /dev/zero | tr '\\0' x; exit 4";
+    let stored = fleet.publish("fleet.msg.ship1.command.ops.shell", &[("Fleet-Id", "again")], script).await;
+    assert_eq!(fleet.run("ship1", "ping", "").await.state, State::Succeeded);
+    let record = fleet.record("ship1", "ops", "shell", &format!("again-s{}", stored.seq)).await;
+    assert_eq!((record.state, record.exit_code, record.stdout_bytes), (State::Failed, Some(4), 12_000));
+    assert!(record.truncated && record.id_reused, "{record:?}");
+    let event = told(&fleet.client, "ship1", "error", Code::OutboxParked).await;
+    assert!(event.message.contains("again-s"), "{}", event.message);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ mod cli;
 mod fleet;
 mod process;
 mod proxy;
+mod ship;
 mod tests;
 mod wait;
 
@@ -19,4 +20,5 @@ pub use cli::{Cli, Said, nats_binary, path_with_nats};
 pub use fleet::Fleet;
 pub use process::Process;
 pub use proxy::{Link, Proxy};
+pub use ship::Ship;
 pub use wait::{Look, SOON, wait_until};
