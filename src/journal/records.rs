@@ -82,14 +82,8 @@ pub(super) fn keep(connection: &Connection, entry: EntryId) -> Result<(), Journa
 }
 
 impl Journal {
-    /// The records of all finished messages of a stream above `seq` are to be published once more: the broker may have
-    /// lost them. Durable on return; the work itself is done in steps ([`Journal::republish`]).
-    pub async fn republish_after(&self, stream: StreamKind, seq: StreamSeq) -> Result<(), JournalError> {
-        self.writer.call(move |connection| mark(connection, stream, seq)).await
-    }
-
-    /// One step of that: `report` makes what is published; it and how far it has come are one commit. `false` where
-    /// nothing is left to do.
+    /// One step of publishing again the records that a changed stream may have lost ([`Journal::stream_changed`]):
+    /// `report` makes what is published; it and how far it has come are one commit. `false` where nothing is left to do.
     pub async fn republish(
         &self,
         stream: StreamKind,

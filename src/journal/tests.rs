@@ -1,5 +1,6 @@
 //! The journal as a whole: real files, opened again as after a crash.
 
+mod anchors;
 mod damage;
 mod records;
 mod shares;
