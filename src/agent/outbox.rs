@@ -128,8 +128,7 @@ impl Outbox {
         self.complained = Some(Instant::now());
         tracing::error!(subject, "no right to publish; trying again until there is");
         let text = format!("the broker does not let this node publish to {subject}; records wait in its journal");
-        let event = self.node.event(Severity::Error, Code::Permission, &text);
-        self.node.report(vec![self.node.error_report(&event)]).await
+        self.node.tell(self.node.event(Severity::Error, Code::Permission, &text)).await
     }
 }
 

@@ -78,12 +78,13 @@ impl Places {
             }
         };
         let text = format!("{text}; records of messages after that are published again");
-        let reports = vec![self.node.error_report(&self.node.event(Severity::Error, Code::StreamChanged, &text))];
+        let (reports, ruling) = self.node.ruled(self.node.event(Severity::Error, Code::StreamChanged, &text)).await;
         tracing::warn!(?stream, text, "the stream has changed");
         self.node.journal.stream_changed(Changed { stream, agreed, known_until, reports }).await?;
         here(Point::StreamChanged);
         self.node.wakes.ring(Class::Error);
         self.node.wakes.republish.notify_one();
+        self.node.follow(&ruling);
         Ok(())
     }
 }

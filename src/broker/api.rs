@@ -53,6 +53,7 @@ impl Broker {
         within: Duration,
     ) -> Result<async_nats::Message, BrokerError> {
         let request = async_nats::Request::new().payload(payload).timeout(Some(within));
+        self.count_request();
         let mark = self.mark();
         let answer = tokio::select! {
             biased;

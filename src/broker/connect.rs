@@ -14,6 +14,7 @@ use bytes::Bytes;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -97,6 +98,7 @@ pub struct Broker {
     pub(super) names: Arc<Names>,
     pub(super) api: Arc<str>,
     link: watch::Receiver<Link>,
+    asked: Arc<AtomicU64>,
 }
 
 impl Broker {
@@ -117,7 +119,8 @@ impl Broker {
             _ => BrokerError::Unreachable { servers: servers.clone(), reason: error.to_string() },
         })?;
         let api: Arc<str> = options.api_prefix.as_deref().unwrap_or("$JS.API").into();
-        let mut broker = Broker { client, names: Arc::new(options.names.clone()), api, link };
+        let names = Arc::new(options.names.clone());
+        let mut broker = Broker { client, names, api, link, asked: Arc::default() };
         if !options.keep_trying {
             broker.check_version()?;
             if options.api_prefix.is_none() && options.access != Access::Open {
@@ -130,6 +133,16 @@ impl Broker {
     /// The names on this broker.
     pub fn names(&self) -> &Names {
         &self.names
+    }
+
+    /// How many requests this connection has made, besides publishes: what looking costs the broker.
+    pub fn requests(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// One more request is on its way.
+    pub(super) fn count_request(&self) {
+        self.asked.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The link's state, to look at or to wait for.

@@ -21,5 +21,5 @@ pub use denied::Denials;
 pub use error::{BrokerError, PublishError};
 pub use feed::{Delivery, Feed};
 pub use publish::{Outgoing, Stored};
-pub use read::{Follower, From, Page, Query, RawMessage};
+pub use read::{Follower, From, LAST_SUBJECTS, Page, Query, RawMessage};
 pub use session::{AnchorError, Anchors, Batch, Earlier, Found, Resume, Session, SessionError, Start};

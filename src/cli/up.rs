@@ -226,7 +226,7 @@ impl Part {
             state_dir: state_dir.to_owned(),
             policy: policy.clone(),
         };
-        let (run, node) = (agent::run(options, stop.clone(), || {}), node.clone());
+        let (run, node) = (agent::run(options, stop.clone(), ()), node.clone());
         let name = format!("the agent of {node}");
         let task =
             tokio::spawn(async move { run.await.map(|_: Ended| ()).map_err(|source| UpError::Agent { node, source }) });

@@ -9,6 +9,7 @@ mod messages;
 mod nodes;
 mod records;
 mod results;
+mod unread;
 mod upkeep;
 mod watch;
 

@@ -49,6 +49,10 @@ pub enum Key {
     ThinnedCommands,
     /// The same of events.
     ThinnedEvents,
+    /// That the agent is to leave for good, and whether it has.
+    Leaving,
+    /// How the link was when that last changed.
+    Link,
 }
 
 impl Key {
@@ -75,6 +79,8 @@ impl Key {
             Key::KnownEvents => "known_events",
             Key::ThinnedCommands => "thinned_commands",
             Key::ThinnedEvents => "thinned_events",
+            Key::Leaving => "leaving",
+            Key::Link => "link",
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod anchors;
 mod damage;
+mod failures;
 mod records;
 mod shares;
 mod thin;
@@ -96,6 +97,9 @@ impl Words for Said {
     }
     fn carried_out(&self, cancel: &StoredMessage, met: &[Met], _: Timestamp) -> Vec<Report> {
         vec![report(&format!("{} met {}", cancel.at, met.len()))]
+    }
+    fn obeyed(&self, order: &StoredMessage, obeyed: &Obeyed, _: Timestamp) -> Vec<Report> {
+        vec![report(&format!("{} did {:?}", order.at, obeyed.effects))]
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Owns the shape of the configuration. Never reads a file or the environment itself; it is handed texts.
 
+use super::directive::{Escalation, Rule};
 use super::name::{NodeName, Sender};
 use super::time::duration_text;
 use config::{Config as Layers, Environment, FileFormat};
@@ -64,6 +65,10 @@ pub struct AgentConfig {
     /// Timeouts by method.
     #[serde(with = "duration_map")]
     pub timeouts: BTreeMap<String, Duration>,
+    /// What is done about failures; the first that applies, ahead of what is built in.
+    pub errors: Vec<Rule>,
+    /// When restarting, or stopping, has not helped.
+    pub escalation: Escalation,
 }
 
 /// `[hub]`
@@ -111,6 +116,8 @@ impl Default for AgentConfig {
             log_dir: None,
             labels: BTreeMap::new(),
             timeouts: BTreeMap::new(),
+            errors: Vec::new(),
+            escalation: Escalation::default(),
         }
     }
 }
@@ -192,6 +199,8 @@ impl Config {
         if self.agent.journal_bytes < MIN_JOURNAL {
             problems.push(format!("`agent.journal_bytes` is below {MIN_JOURNAL}"));
         }
+        problems.extend(self.agent.errors.iter().filter_map(Rule::problem));
+        problems.extend(self.agent.escalation.problem());
         if self.hub.retention < Duration::from_secs(60) {
             problems.push("`hub.retention` is below 1m".to_owned());
         }

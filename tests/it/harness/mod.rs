@@ -9,6 +9,7 @@
 mod broker;
 mod cli;
 mod fleet;
+mod light;
 mod process;
 mod proxy;
 mod ship;
@@ -18,6 +19,7 @@ mod wait;
 pub use broker::{TestBroker, nats_server_binary};
 pub use cli::{Cli, Said, nats_binary, path_with_nats};
 pub use fleet::Fleet;
+pub use light::{Counts, LightNodes};
 pub use process::Process;
 pub use proxy::{Link, Proxy};
 pub use ship::Ship;
