@@ -18,6 +18,7 @@
 //! to, and never decides what becomes of a message.
 
 mod finding;
+mod open;
 mod place;
 mod pulls;
 mod reply;
@@ -27,14 +28,12 @@ use super::convert::from_wire;
 use super::error::BrokerError;
 use crate::model::id::{MsgRef, StreamSeq};
 use crate::model::message::{StoredMessage, StreamKind};
-use crate::model::name::NodeName;
 use crate::model::time::Timestamp;
 use async_nats::{Message, Subscriber};
 use bytes::Bytes;
-use finding::{Ask, Doubt, Finding, Heard};
+use finding::Doubt;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
-use place::{ConsumerInfo, Place, missing_or, place};
 use pulls::{BATCH, Broken, Frame, Pulls};
 use reply::Delivery;
 use serde_json::json;
@@ -140,8 +139,8 @@ pub enum SessionError {
     #[error("the link was lost")]
     LinkLost,
     /// The node cannot tell what it has taken.
-    #[error("what was taken cannot be told")]
-    Anchors(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    #[error("what was taken cannot be told: {0}")]
+    Anchors(Arc<dyn std::error::Error + Send + Sync>),
     /// The broker did not do what it was asked for.
     #[error(transparent)]
     Broker(BrokerError),
@@ -186,131 +185,6 @@ pub struct Session {
 type Received = (StoredMessage, async_nats::Subject, u64);
 
 impl Session {
-    /// Begins a session of `node` on a stream.
-    pub async fn open(
-        broker: &Broker,
-        node: &NodeName,
-        stream: StreamKind,
-        resume: &Resume,
-        anchors: &dyn Anchors,
-    ) -> Result<(Session, Start), SessionError> {
-        let mut link = broker.link();
-        let times = link.borrow().times;
-        tokio::select! {
-            biased;
-            // An answer that the old link took with it never comes: begin again on the new one, not after a timeout.
-            _ = link.wait_for(|link| !link.up || link.times != times) => Err(SessionError::LinkLost),
-            begun = Session::begin(broker, node, stream, resume, anchors) => begun,
-        }
-    }
-
-    async fn begin(
-        broker: &Broker,
-        node: &NodeName,
-        stream: StreamKind,
-        resume: &Resume,
-        anchors: &dyn Anchors,
-    ) -> Result<(Session, Start), SessionError> {
-        let place = place(broker, &broker.names.stream(stream), node, resume).await?;
-        let (mut finding, mut ask) = match place {
-            Place::Trusted(from) => {
-                let (mut session, info) = Session::reset(broker, node, stream, from, resume.patience).await?;
-                let first = session.first(BATCH).await?;
-                return Ok(session.starting_with(first, &info, Found::InPlace));
-            }
-            Place::At { position, anchor } => Finding::new(position, anchor, resume.start),
-        };
-        // The usual case takes along what follows the anchor; in search of a place, one message tells.
-        let (mut count, mut looked) = (BATCH, None);
-        let mut taken = resume.anchor.map(|(at, _)| at);
-        loop {
-            let heard = match ask {
-                Ask::First(from) => {
-                    let (mut session, info) = Session::reset(broker, node, stream, from, resume.patience).await?;
-                    let first = session.first(count).await?;
-                    count = 1;
-                    let at = first.as_ref().map(|(message, _, _)| message.at);
-                    looked = Some((session, info, first));
-                    Heard::First(at)
-                }
-                Ask::Earlier(steps) => {
-                    let earlier = anchors.earlier(steps).await;
-                    let earlier = earlier.map_err(|error| SessionError::Anchors(error.into()))?;
-                    taken = earlier.map(|earlier| earlier.at);
-                    Heard::Earlier(earlier)
-                }
-                Ask::Done(found, doubt) => {
-                    let Some((mut session, info, first)) = looked else { return Err(SessionError::Silent) };
-                    session.doubt = doubt;
-                    if let Some((message, _, pending)) = &first
-                        && Some(message.at) == taken
-                    {
-                        return Ok((session, info.start(found, *pending == 0)));
-                    }
-                    return Ok(session.starting_with(first, &info, found));
-                }
-            };
-            ask = finding.next(heard);
-        }
-    }
-
-    fn starting_with(mut self, first: Option<Received>, info: &ConsumerInfo, found: Found) -> (Session, Start) {
-        let is_caught_up = first.is_none();
-        self.held = first;
-        (self, info.start(found, is_caught_up))
-    }
-
-    async fn reset(
-        broker: &Broker,
-        node: &NodeName,
-        stream: StreamKind,
-        from: StreamSeq,
-        patience: Duration,
-    ) -> Result<(Session, ConsumerInfo), SessionError> {
-        let name = &broker.names.stream(stream);
-        let link = broker.link();
-        let link_times = link.borrow().times;
-        let path = format!("CONSUMER.RESET.{name}.{node}");
-        let info: ConsumerInfo = match broker.api_within(&path, &json!({ "seq": from }), patience).await {
-            Ok(info) => info,
-            // Missing, or lost with its server, or the link is slow: asking for it would take as long again.
-            Err(error @ BrokerError::Timeout { .. }) => return Err(error.into()),
-            Err(error) => return Err(missing_or(broker, name, node, error, patience).await),
-        };
-        let inbox = broker.client.new_inbox();
-        let frames = broker.client.subscribe(format!("{inbox}.*")).await.map_err(|_| BrokerError::Closed)?;
-        let session = Session {
-            broker: broker.clone(),
-            stream,
-            pull_subject: format!("{}.CONSUMER.MSG.NEXT.{name}.{node}", broker.api),
-            inbox,
-            frames,
-            pulls: Pulls::default(),
-            heartbeat: broker.heartbeat(),
-            link_times,
-            link,
-            held: None,
-            doubt: None,
-            broken: None,
-        };
-        Ok((session, info))
-    }
-
-    /// The first message, where there is one now; up to `count` come along.
-    async fn first(&mut self, count: u64) -> Result<Option<Received>, SessionError> {
-        let number = self.pulls.due(count).unwrap_or_default();
-        self.pull(number, count, true).await?;
-        loop {
-            let frame = self.frame().await?;
-            if let Some(received) = self.sort(frame)? {
-                return Ok(Some(received));
-            }
-            if self.pulls.are_over() {
-                return Ok(None);
-            }
-        }
-    }
-
     /// The next messages: waits for one, and adds those that are already here. Cancel safe.
     pub async fn next(&mut self) -> Result<Batch, SessionError> {
         let mut batch = Batch::default();
