@@ -162,7 +162,14 @@ async fn take(node: &Arc<Node>, dispatcher: &Handle, stream: StreamKind, start: 
             Ended::NotOurs => node.lease.let_go(),
             error => tracing::warn!(?stream, %error, "session"),
         }
-        tokio::time::sleep(node.broker.shortened(pace.backoff.next_wait())).await;
+        let wait = pace.backoff.next_wait();
+        let wait = match &error {
+            // A server with leaf nodes serves the pulls of a session that is over for two seconds more, as if somebody heard:
+            // sessions that follow each other sooner would lose their messages to one another for ever.
+            Ended::Session(SessionError::Broken(_)) => wait,
+            _ => node.broker.shortened(wait),
+        };
+        tokio::time::sleep(wait).await;
     }
 }
 
