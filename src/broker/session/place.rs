@@ -48,7 +48,9 @@ pub(super) async fn place(
 ) -> Result<StreamSeq, SessionError> {
     let Some((last, size)) = resume.last else { return Ok(resume.start) };
     if size > LARGE_ANCHOR {
-        let info: ConsumerInfo = broker.api(&format!("CONSUMER.INFO.{name}.{node}"), &serde_json::Value::Null).await?;
+        let path = format!("CONSUMER.INFO.{name}.{node}");
+        // One whose server is gone never tells.
+        let info: ConsumerInfo = broker.api_within(&path, &serde_json::Value::Null, resume.patience).await?;
         if info.ack_floor.stream_seq == last.seq && Some(&info.created) == resume.created.as_ref() {
             return Ok(StreamSeq(last.seq.0 + 1));
         }
