@@ -4,12 +4,14 @@
 
 mod accounts;
 mod agent_life;
+mod anchor;
 mod bad_input;
 mod cancel;
 mod cli;
 mod cluster;
 mod deploy;
 mod docs;
+mod doctor;
 mod faults;
 mod full_disk;
 mod harness;
@@ -23,6 +25,7 @@ mod layering;
 mod ledger;
 mod listed;
 mod local;
+mod look;
 mod nats_cli;
 mod operator_cli;
 mod operator_view;
