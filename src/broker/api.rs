@@ -14,10 +14,10 @@ use std::time::Duration;
 pub(super) const API_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// On a cluster a request that finds no leader is dropped without a word; asked again, the next one hears it.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
+pub(super) const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How often it is asked again: longer than a cluster takes to elect a leader, which is 4 to 9 s.
-const TIMES: u32 = 10;
+pub(super) const TIMES: u32 = 10;
 
 impl Broker {
     /// Asks `<api prefix>.<path>` and reads the JSON answer. On a cluster it may be asked several times.

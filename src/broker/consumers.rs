@@ -2,6 +2,7 @@
 //!
 //! Owns their settings, and that making one twice is harmless. Never pulls from one.
 
+use super::api::{ASK_AGAIN, TIMES};
 use super::connect::Broker;
 use super::error::BrokerError;
 use crate::model::id::StreamSeq;
@@ -97,6 +98,7 @@ impl Broker {
     ) -> Result<Ensured, BrokerError> {
         let name = self.names.stream(stream);
         let filter = self.names.node_filter(node);
+        let mut is_lost = false;
         match self.consumer(&name, node).await {
             Ok(Some(found)) if found.config.serves(&filter, start) => return Ok(Ensured::Found),
             Ok(None) => {}
@@ -109,7 +111,7 @@ impl Broker {
             Err(BrokerError::Timeout { .. }) => {
                 self.last_seq(stream).await?;
                 tracing::warn!(%node, stream = %name, "its consumer is lost with its server; it is made anew");
-                self.order_delete(&name, node).await?;
+                is_lost = true;
             }
             Err(error) => return Err(error),
         }
@@ -130,12 +132,32 @@ impl Broker {
                 "filter_subjects": [filter],
             },
         });
-        match self.api::<Value>(&format!("CONSUMER.CREATE.{name}.{node}"), &body).await {
+        let made = if is_lost { self.replace(&name, node, &body).await } else { self.create(&name, node, &body).await };
+        match made {
             Ok(_) => Ok(Ensured::Made),
             // Another hub was faster, with a start of its own: `spec` has one only, so the next look finds them equal.
             Err(error) if error.code().is_some_and(|code| CONSUMER_EXISTS.contains(&code)) => Ok(Ensured::Found),
             Err(error) => Err(error),
         }
+    }
+
+    async fn create(&self, stream: &str, node: &NodeName, body: &Value) -> Result<(), BrokerError> {
+        self.api::<Value>(&format!("CONSUMER.CREATE.{stream}.{node}"), body).await.map(drop)
+    }
+
+    /// Makes a consumer in place of one whose server is gone. Both orders are given again and again: as long as the API has
+    /// no leader either may be heard by nobody, and on the lost one alone the other is never answered.
+    async fn replace(&self, stream: &str, node: &NodeName, body: &Value) -> Result<(), BrokerError> {
+        let path = format!("CONSUMER.CREATE.{stream}.{node}");
+        let mut last = Ok(());
+        for _ in 0..TIMES {
+            self.order_delete(stream, node).await?;
+            last = self.api_within::<Value>(&path, body, ASK_AGAIN).await.map(drop);
+            if !matches!(last, Err(BrokerError::Timeout { .. })) {
+                break;
+            }
+        }
+        last
     }
 
     /// How far the node's consumer has come; `None` where it has none, or none that answers.

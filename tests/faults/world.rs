@@ -133,7 +133,7 @@ impl World {
         let mut haunted = Vec::new();
         for ((place, agent), kills) in places.iter().zip(agents).zip(plan.agents) {
             let disk = place.disk.clone();
-            let excuse = move || disk.as_ref().is_some_and(|disk| disk.is_full());
+            let excuse = move || disk.as_ref().is_some_and(|disk| disk.was_full(Duration::from_secs(5)));
             haunted.push(spawn_local(chaos::haunt(place.name.clone(), agent, kills, shared.clone(), excuse)));
         }
         let hubs: Vec<_> = hubs

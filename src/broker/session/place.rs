@@ -61,7 +61,9 @@ pub(super) async fn place(
         return Ok(Place::Trusted(resume.start));
     }
     if size > LARGE_ANCHOR {
-        let info: ConsumerInfo = broker.api(&format!("CONSUMER.INFO.{name}.{node}"), &serde_json::Value::Null).await?;
+        let path = format!("CONSUMER.INFO.{name}.{node}");
+        // One whose server is gone never tells.
+        let info: ConsumerInfo = broker.api_within(&path, &serde_json::Value::Null, resume.patience).await?;
         if info.ack_floor.stream_seq == anchor.seq && Some(&info.created) == resume.created.as_ref() {
             return Ok(Place::Trusted(StreamSeq(anchor.seq.0 + 1)));
         }

@@ -4,14 +4,23 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
+
+/// Whether it is full.
+#[derive(Debug, Clone, Copy)]
+enum Full {
+    Never,
+    Now,
+    Until(Instant),
+}
 
 /// A tmpfs of its own; unmounted when it is dropped.
 #[derive(Debug)]
 pub struct SmallDisk {
     folder: TempDir,
-    is_full: AtomicBool,
+    full: Mutex<Full>,
 }
 
 impl SmallDisk {
@@ -24,20 +33,25 @@ impl SmallDisk {
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
         }
-        Ok(SmallDisk { folder, is_full: AtomicBool::new(false) })
+        Ok(SmallDisk { folder, full: Mutex::new(Full::Never) })
     }
 
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    pub fn is_full(&self) -> bool {
-        self.is_full.load(Ordering::SeqCst)
+    /// True where it is full, or was so a moment ago: what ended for that may only now be looked at.
+    pub fn was_full(&self, within: Duration) -> bool {
+        match *self.full.lock().unwrap() {
+            Full::Never => false,
+            Full::Now => true,
+            Full::Until(end) => end.elapsed() < within,
+        }
     }
 
     /// Takes all the space that is left.
     pub fn fill(&self) {
-        self.is_full.store(true, Ordering::SeqCst);
+        *self.full.lock().unwrap() = Full::Now;
         let Ok(mut file) = File::create(self.ballast()) else { return };
         for size in [1 << 20, 4096, 1] {
             while file.write_all(&vec![0; size]).is_ok() {}
@@ -48,7 +62,10 @@ impl SmallDisk {
     pub fn clear(&self) {
         // It may never have been made.
         let _ = fs::remove_file(self.ballast());
-        self.is_full.store(false, Ordering::SeqCst);
+        let mut full = self.full.lock().unwrap();
+        if matches!(*full, Full::Now) {
+            *full = Full::Until(Instant::now());
+        }
     }
 
     fn ballast(&self) -> PathBuf {
