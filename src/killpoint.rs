@@ -32,6 +32,12 @@ pub enum Point {
     Published,
     /// Those entries have been taken out of the outbox.
     Removed,
+    /// A failed try and what its directive changed are kept; nothing has followed from it.
+    Directed,
+    /// An order about processes is carried out in the journal; nothing has followed from it.
+    Obeyed,
+    /// That the agent has left for good is kept; it has not ended.
+    Left,
     /// `inmsg.txt` is renamed.
     Claimed,
     /// Its messages are in the outbox; the file is still there.
@@ -46,7 +52,7 @@ pub enum Point {
 
 impl Point {
     /// The points of an agent, in the order of a message's way.
-    pub const AGENT: [Point; 15] = [
+    pub const AGENT: [Point; 18] = [
         Point::Recovered,
         Point::Taken,
         Point::Acked,
@@ -58,6 +64,9 @@ impl Point {
         Point::TryAgain,
         Point::Published,
         Point::Removed,
+        Point::Directed,
+        Point::Obeyed,
+        Point::Left,
         Point::Claimed,
         Point::Accepted,
         Point::ResultWritten,
@@ -81,6 +90,9 @@ impl Point {
             Point::TryAgain => "try_again",
             Point::Published => "published",
             Point::Removed => "removed",
+            Point::Directed => "directed",
+            Point::Obeyed => "obeyed",
+            Point::Left => "left",
             Point::Claimed => "claimed",
             Point::Accepted => "accepted",
             Point::ResultWritten => "result_written",

@@ -1,18 +1,22 @@
 //! A worker: one try of one message, from its start in the journal to its end there.
 //!
-//! Owns the timeout, the `running` record of a try that takes long, and the decision between finished and tried again.
+//! Owns the timeout, the `running` record of a try that takes long, and the decision between finished and tried again; for
+//! a failed try the error kernel is asked first.
 //! A handler that panics or hangs ends its own try and nothing else. Never publishes: what is to be said goes into the
 //! journal with the step that it is about.
 
 use super::control;
 use super::dispatch::Event;
+use super::kernel;
 use super::node::Node;
 use super::reports::Times;
+use super::supervisor::panic_text;
 use crate::journal::{Decision, Ended, JournalError, Loaded, Verdict};
 use crate::killpoint::{Point, here};
 use crate::methods::{Context, Handler, KILL_GRACE, NodeFacts, ProcessLog, Work};
 use crate::model::admit::Admitted;
-use crate::model::error_event::Code;
+use crate::model::directive::Ruling;
+use crate::model::error_event::{Code, Directive};
 use crate::model::header::OnCrash;
 use crate::model::jitter::Backoff;
 use crate::model::lanes::RowId;
@@ -25,6 +29,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -77,6 +82,8 @@ pub(crate) struct Stops {
     pub(crate) stop: CancellationToken,
     /// The agent leaves: nothing is waited for any more.
     pub(crate) cut: CancellationToken,
+    /// Set where the end of the try changed a process.
+    pub(crate) changed: AtomicBool,
 }
 
 /// Works on the head of a lane. `begun` where its try began when it was taken. `stop` ends the try early: a cancel, or
@@ -93,8 +100,17 @@ pub(crate) async fn work(node: Arc<Node>, lane: &LaneKey, row: RowId, begun: Opt
     here(Point::Started);
     let outcome = try_once(&node, row, &begun, &stops.stop).await;
     here(Point::Ended);
-    match settle_at_last(&node, row, &begun, outcome, &stops.cut).await {
-        Ok(end) => end,
+    // Asked once, however often the journal has to be.
+    let ruling = kernel::of_try(&node, &begun.message, &outcome, &stops.cut).await;
+    match settle_at_last(&node, row, &begun, (outcome, ruling.as_ref()), &stops.cut).await {
+        Ok(end) => {
+            if let Some(ruling) = ruling.filter(|ruling| ruling.directive >= Directive::Restart) {
+                here(Point::Directed);
+                stops.changed.store(true, Ordering::Relaxed);
+                node.follow(&ruling);
+            }
+            end
+        }
         Err(error) => lost(lane, row, &error),
     }
 }
@@ -104,12 +120,13 @@ async fn settle_at_last(
     node: &Node,
     row: RowId,
     begun: &Begun,
-    outcome: Outcome,
+    ended: (Outcome, Option<&Ruling>),
     cut: &CancellationToken,
 ) -> Result<End, JournalError> {
+    let (outcome, ruling) = ended;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
-        match settle(node, row, begun, outcome.clone()).await {
+        match settle(node, row, begun, outcome.clone(), ruling).await {
             Err(error) if error.may_heal() && !cut.is_cancelled() => tokio::select! {
                 biased;
                 () = cut.cancelled() => {}
@@ -203,9 +220,8 @@ async fn try_once(node: &Arc<Node>, row: RowId, begun: &Begun, stop: &Cancellati
         }
     };
     ended.unwrap_or_else(|panic| {
-        let text =
-            panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
-        Outcome::ended(State::Failed, Code::Panicked, format!("the handler panicked: {}", text.unwrap_or_default()))
+        let text = panic_text(panic.as_ref());
+        Outcome::ended(State::Failed, Code::Panicked, format!("the handler panicked: {text}"))
     })
 }
 
@@ -229,7 +245,13 @@ async fn tell_running(node: &Node, begun: &Begun) {
 }
 
 /// Keeps the end of a try: terminal, or another one follows.
-async fn settle(node: &Node, row: RowId, begun: &Begun, outcome: Outcome) -> Result<End, JournalError> {
+async fn settle(
+    node: &Node,
+    row: RowId,
+    begun: &Begun,
+    outcome: Outcome,
+    ruling: Option<&Ruling>,
+) -> Result<End, JournalError> {
     // A try that ended by itself keeps its own truth, also where a cancel was on its way.
     let mut outcome = match outcome.state {
         State::Interrupted => control::if_cancelled(node, row, outcome).await?,
@@ -240,10 +262,10 @@ async fn settle(node: &Node, row: RowId, begun: &Begun, outcome: Outcome) -> Res
     let settings = &message.settings;
     let failed = matches!(outcome.state, State::Failed | State::TimedOut);
     let cut_short = outcome.state == State::Interrupted && settings.on_crash == OnCrash::Rerun;
-    if cut_short || (failed && settings.retries.allow(attempt)) {
+    if cut_short || (failed && may_try_again(node, row, begun, ruling).await?) {
         let retrying = Outcome { state: State::Retrying, ..outcome.clone() };
         let mut reports = vec![node.progress(message, attempt, begun.times(Some(now)), &retrying)];
-        reports.extend(node.failure(message, attempt, &outcome));
+        reports.extend(node.failure(message, attempt, &outcome, ruling));
         if node.journal.try_again(row, reports, now).await? {
             here(Point::TryAgain);
             node.wakes.ring(crate::journal::Class::Ack);
@@ -252,7 +274,7 @@ async fn settle(node: &Node, row: RowId, begun: &Begun, outcome: Outcome) -> Res
         }
         outcome = control::last_try(node, row, outcome).await?;
     }
-    let reports = node.terminal(message, attempt, begun.times(Some(now)), &outcome);
+    let reports = node.terminal_with(message, attempt, begun.times(Some(now)), &outcome, ruling);
     let ended = Ended { state: outcome.state, reports };
     let next = node.journal.finish(row, ended, now).await?;
     here(Point::Finished);
@@ -261,6 +283,17 @@ async fn settle(node: &Node, row: RowId, begun: &Begun, outcome: Outcome) -> Res
         node.wakes.ring(crate::journal::Class::Error);
     }
     Ok(End::Over { next })
+}
+
+/// Whether a failed try has another one after it: by its message, or by directives, each of which adds one.
+async fn may_try_again(node: &Node, row: RowId, begun: &Begun, ruling: Option<&Ruling>) -> Result<bool, JournalError> {
+    let retries = begun.message.settings.retries;
+    if retries.allow(begun.attempt) {
+        return Ok(true);
+    }
+    let by_rule = u32::from(ruling.is_some_and(|ruling| ruling.directive == Directive::Retry));
+    let added = node.journal.granted(row).await?.saturating_add(by_rule);
+    Ok(added > 0 && retries.allow(begun.attempt.saturating_sub(added)))
 }
 
 /// Between half and all of `wait`.

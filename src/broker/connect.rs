@@ -191,8 +191,18 @@ impl Broker {
     /// How often a waiting pull is told that it is alive: what a lost consumer takes to be noticed, against what idle nodes
     /// cost. In a cluster a server may go with the consumer while the link to another one stays up.
     pub(super) fn heartbeat(&self) -> Duration {
-        let clustered = self.client.try_server_info().is_some_and(|info| info.cluster.is_some());
-        Duration::from_secs(if clustered { 1 } else { 5 })
+        Duration::from_secs(if self.is_clustered() { 1 } else { 5 })
+    }
+
+    /// Whether the server is one of several, as far as is known.
+    pub(crate) fn is_clustered(&self) -> bool {
+        self.client.try_server_info().is_some_and(|info| info.cluster.is_some())
+    }
+
+    /// A wait before another try: half a second at most on a cluster, where what was lost with a server is back, or led by
+    /// another one, within seconds.
+    pub(crate) fn shortened(&self, wait: Duration) -> Duration {
+        if self.is_clustered() { wait.min(Duration::from_millis(500)) } else { wait }
     }
 
     /// What the broker says of itself: whether JetStream is on.

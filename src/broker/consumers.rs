@@ -2,6 +2,7 @@
 //!
 //! Owns their settings, and that making one twice is harmless. Never pulls from one.
 
+use super::api::API_TIMEOUT;
 use super::connect::Broker;
 use super::error::BrokerError;
 use crate::model::id::StreamSeq;
@@ -22,7 +23,8 @@ const MAX_ACK_PENDING: u64 = 1024;
 /// A live agent has one pull open; the rest are those of connections that the broker has not yet seen die.
 const MAX_WAITING: u64 = 16;
 
-/// How long a consumer that lives takes to tell of itself at most; one whose server is gone never does.
+/// How long a consumer that lives takes to tell of itself, as a rule. One whose server is gone never does; before one is
+/// taken for that it is asked again for longer, since a thousand nodes that come at once keep a living one busy, too.
 const INFO_TIMEOUT: Duration = Duration::from_secs(1);
 
 const CONSUMER_NOT_FOUND: u64 = 10014;
@@ -97,7 +99,11 @@ impl Broker {
     ) -> Result<Ensured, BrokerError> {
         let name = self.names.stream(stream);
         let filter = self.names.node_filter(node);
-        match self.consumer(&name, node).await {
+        let mut found = self.consumer(&name, node, INFO_TIMEOUT).await;
+        if matches!(found, Err(BrokerError::Timeout { .. })) {
+            found = self.consumer(&name, node, API_TIMEOUT).await;
+        }
+        match found {
             Ok(Some(found)) if found.config.serves(&filter, start) => return Ok(Ensured::Found),
             Ok(None) => {}
             Ok(Some(_)) => {
@@ -144,7 +150,7 @@ impl Broker {
         stream: StreamKind,
         node: &NodeName,
     ) -> Result<Option<Progress>, BrokerError> {
-        let found = match self.consumer(&self.names.stream(stream), node).await {
+        let found = match self.consumer(&self.names.stream(stream), node, INFO_TIMEOUT).await {
             Err(BrokerError::Timeout { .. }) => None,
             found => found?,
         };
@@ -155,8 +161,13 @@ impl Broker {
         }))
     }
 
-    async fn consumer(&self, stream: &str, node: &NodeName) -> Result<Option<ConsumerInfo>, BrokerError> {
-        match self.api_within(&format!("CONSUMER.INFO.{stream}.{node}"), &Value::Null, INFO_TIMEOUT).await {
+    async fn consumer(
+        &self,
+        stream: &str,
+        node: &NodeName,
+        within: Duration,
+    ) -> Result<Option<ConsumerInfo>, BrokerError> {
+        match self.api_within(&format!("CONSUMER.INFO.{stream}.{node}"), &Value::Null, within).await {
             Ok(info) => Ok(Some(info)),
             Err(error) if error.code() == Some(CONSUMER_NOT_FOUND) => Ok(None),
             Err(error) => Err(error),

@@ -7,7 +7,7 @@
 //! headers for such a consumer, whatever they are. A block of one byte, which anybody who may send a command can store, ends
 //! the broker with a panic at the hub's pull, and again after each restart.
 
-use super::api::{API_TIMEOUT, nanos};
+use super::api::nanos;
 use super::connect::{Broker, Link};
 use super::convert::from_wire;
 use super::error::BrokerError;
@@ -110,7 +110,7 @@ impl Feed {
                 Err(BrokerError::Closed) => return Err(BrokerError::Closed),
                 Err(error) => {
                     self.pull = None;
-                    let wait = self.backoff.next_wait();
+                    let wait = self.broker.shortened(self.backoff.next_wait());
                     tracing::warn!(stream = %self.stream, %error, "no messages from the hubs' consumer; trying again");
                     tokio::time::sleep(wait).await;
                 }
@@ -233,10 +233,7 @@ impl Feed {
             Some(filter) => format!("CONSUMER.CREATE.{}.{DURABLE}.{filter}", self.stream),
             None => format!("CONSUMER.CREATE.{}.{DURABLE}", self.stream),
         };
-        tokio::time::timeout(API_TIMEOUT * 2, self.broker.api::<Value>(&path, &body))
-            .await
-            .map_err(|_| BrokerError::Timeout { what: path.clone(), after: API_TIMEOUT * 2 })?
-            .map(drop)
+        self.broker.api::<Value>(&path, &body).await.map(drop)
     }
 
     fn read(&self, message: &Message) -> Answer {

@@ -14,6 +14,7 @@ mod publish;
 mod read;
 mod session;
 pub mod topology;
+mod writes;
 
 pub use connect::{Access, Broker, ConnectOptions, Link};
 pub use consumers::{Ensured, Progress};
@@ -23,3 +24,4 @@ pub use feed::{Delivery, Feed};
 pub use publish::{Outgoing, Stored};
 pub use read::{Follower, From, LAST_SUBJECTS, Page, Query, RawMessage};
 pub use session::{Batch, Found, Resume, Session, SessionError, Start};
+pub use writes::{WriteDead, Writes, is_probe};

@@ -83,5 +83,6 @@ fn line(error: &StoredError) -> String {
     let process = event.process.as_ref().map(|process| format!("{process}: ")).unwrap_or_default();
     let message = event.msg_id.as_ref().map(|id| format!(" (message {id})")).unwrap_or_default();
     let (severity, code) = (event.severity.as_str(), event.code);
-    format!("{}  {severity:<8}  {node}  {code}  {process}{}{message}", local(*stored_at), event.message)
+    let count = event.count.map(|count| format!(" ({count} times)")).unwrap_or_default();
+    format!("{}  {severity:<8}  {node}  {code}{count}  {process}{}{message}", local(*stored_at), event.message)
 }

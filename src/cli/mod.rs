@@ -21,6 +21,7 @@ mod message;
 mod nodes;
 mod output;
 mod progress;
+mod ps;
 mod quote;
 mod replay;
 mod result;
@@ -84,6 +85,8 @@ enum Verb {
     Result(result::Args),
     /// List the nodes.
     Nodes(nodes::Args),
+    /// List a node's processes, or stop, start and restart them.
+    Ps(ps::Args),
     /// List messages of the past and what became of them.
     History(history::Args),
     /// Send messages of the past again.
@@ -151,6 +154,7 @@ impl Cli {
             Verb::Cancel(args) => cancel::run(&session, &args).await,
             Verb::Result(args) => result::run(&session, &args).await,
             Verb::Nodes(args) => nodes::run(&session, &args).await,
+            Verb::Ps(args) => ps::run(&session, &args).await,
             Verb::History(args) => history::run(&session, &args).await,
             Verb::Replay(args) => replay::run(&session, &args).await,
             Verb::Errors(args) => errors::run(&session, &args).await,
@@ -198,6 +202,9 @@ mod tests {
             &["edgeward", "history", "--state", "failed,open", "--since", "2026-11-23", "--until", "1h", "--grep", "x"],
             &["edgeward", "replay", "42..60", "--to", "ship2", "--dry-run"],
             &["edgeward", "replay", "--failed", "last"],
+            &["edgeward", "ps", "ship1"],
+            &["edgeward", "ps", "restart", "ship1", "shell", "--wait", "10s"],
+            &["edgeward", "ps", "stop", "ship1", "*"],
         ] {
             assert_eq!(exit_of(line), 0, "{line:?}");
         }
@@ -223,6 +230,9 @@ mod tests {
             &["edgeward", "replay", "42", "--failed", "43"],
             &["edgeward", "replay", "--file", "a", "--file", "b"],
             &["edgeward", "errors", "--since", "5"],
+            &["edgeward", "ps"],
+            &["edgeward", "ps", "stop", "ship1"],
+            &["edgeward", "ps", "stop", "ship1", "she.ll"],
         ] {
             assert_eq!(exit_of(line), 2, "{line:?}");
         }

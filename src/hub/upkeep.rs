@@ -9,7 +9,7 @@ use super::fate::Letter;
 use super::nodes::Nodes;
 use super::{records, unread};
 use crate::broker::topology::StreamState;
-use crate::broker::{From, Query, RawMessage};
+use crate::broker::{From, Query, RawMessage, is_probe};
 use crate::model::config::HubConfig;
 use crate::model::error_event::Code;
 use crate::model::id::StreamSeq;
@@ -146,6 +146,7 @@ async fn closed_messages(nodes: &Nodes, stream: StreamKind, state: &StreamState)
             let letter = Letter::read(nodes.broker().names(), stream, &message);
             let target = letter.node().map_or("_", NodeName::as_str);
             let told = known_since.is_some_and(|first| message.stored_at < first)
+                || is_probe(&message.subject)
                 || records::is_told(nodes.broker(), &letter, target).await?;
             if !told {
                 closed.open.extend(letter.node().cloned());

@@ -2,6 +2,7 @@
 
 pub mod admit;
 pub mod config;
+pub mod directive;
 pub mod error_event;
 pub mod header;
 pub mod id;

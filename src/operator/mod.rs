@@ -31,7 +31,7 @@ pub use find::{Call, find};
 pub use history::{HistoryFilter, history};
 pub use message::Message;
 pub use nodelist::{NodeFilter, NodeList};
-pub use nodes::{NodeFacts, StreamFacts, UnknownNode, nodes, stream_facts, unknown_nodes};
+pub use nodes::{NodeFacts, StreamFacts, UnknownNode, node, nodes, stream_facts, unknown_nodes};
 pub use replay::{Again, MOST as MOST_REPLAYED, Repeat, Repeats, export, plan as plan_replay};
 pub use row::{Behind, Row};
 pub use send::{Delivery, Draft, SendError, SendOptions, Sent, outgoing, send, usual_kind};

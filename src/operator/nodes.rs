@@ -101,6 +101,12 @@ pub async fn nodes(broker: &Broker) -> Result<BTreeMap<String, NodeFacts>, Opera
     Ok(all)
 }
 
+/// All that is known of one node.
+pub async fn node(broker: &Broker, node: &NodeName) -> Result<NodeFacts, OperatorError> {
+    let keys = [NodeKey::Spec, NodeKey::Status, NodeKey::Hello];
+    Ok(read_keys(broker, &keys, &[node.to_string()]).await?.remove(node.as_str()).unwrap_or_default())
+}
+
 /// The last `status` of these nodes, where they have one.
 pub(super) async fn statuses(broker: &Broker, nodes: &[String]) -> Result<Vec<(String, NodeFacts)>, BrokerError> {
     Ok(read_keys(broker, &[NodeKey::Status], nodes).await?.into_iter().collect())

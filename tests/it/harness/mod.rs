@@ -8,6 +8,8 @@
 
 mod broker;
 mod cli;
+mod cluster;
+mod disk;
 mod fleet;
 mod light;
 mod process;
@@ -17,6 +19,8 @@ mod wait;
 
 pub use broker::{TestBroker, nats_server_binary};
 pub use cli::{Cli, Said, nats_binary, path_with_nats};
+pub use cluster::{Cluster, ELECTION};
+pub use disk::SmallDisk;
 pub use fleet::Fleet;
 pub use light::{Counts, LightNodes};
 pub use process::Process;
