@@ -25,22 +25,22 @@ async fn main() {
         numbers = vec![100, 1000, 10_000];
     }
     let head = ["nodes", "joined", "run: last ack", "CLI RSS", "status", "broker RSS", "hub RSS", "back after restart"];
-    let rows: Vec<[String; 8]> = {
-        let mut rows = Vec::new();
-        for nodes in numbers {
-            rows.push(measure(nodes).await);
-        }
-        rows
-    };
+    let mut rows: Vec<[String; 8]> = Vec::new();
+    for nodes in numbers {
+        rows.push(measure(nodes).await);
+    }
     println!();
     for row in [head.map(str::to_owned)].iter().chain(&rows) {
-        println!("{}", row.iter().map(|cell| format!("{cell:>18}")).collect::<String>());
+        println!("{}", row.iter().map(|cell| format!("{cell:>20}")).collect::<String>());
     }
 }
 
 async fn measure(count: usize) -> [String; 8] {
     let broker = TestBroker::with(|options| options.sync_always = false).await;
     let mut fleet = Fleet::at(broker, &[]).await;
+    // Its lines about each node are no part of what is measured.
+    fleet.hub.set_env("EDGEWARD_LOG", "warn");
+    fleet.hub.restart();
     let url = fleet.broker.url();
     let began = Instant::now();
     let nodes = LightNodes::start(&url, count).await;
@@ -71,13 +71,14 @@ async fn measure(count: usize) -> [String; 8] {
     let hub_kib = memory_kib(fleet.hub.pid().as_raw_nonzero().get(), "VmRSS").unwrap_or(0);
 
     // All reconnect at once.
-    fleet.broker.server.restart().await.expect("a restart");
+    fleet.broker.server.kill().await.expect("its end");
+    fleet.broker.server.restart().await.expect("a start");
     let began = Instant::now();
     nodes.wait("every node to be back", |counts| &counts.sessions, 2 * count).await;
     let back = began.elapsed();
-    let failures = nodes.counts.failures.lock().unwrap().len();
-    let sessions = nodes.counts.sessions.load(Ordering::Relaxed);
-    eprintln!("{count} nodes: {sessions} sessions, {failures} of them failed");
+    let failed = nodes.counts.failures.lock().unwrap().clone();
+    let (sessions, failures) = (nodes.counts.sessions.load(Ordering::Relaxed), failed.len());
+    eprintln!("{count} nodes: {sessions} sessions, {failures} of them failed; the first: {:?}", failed.first());
     [
         count.to_string(),
         seconds(joined),

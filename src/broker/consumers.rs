@@ -23,8 +23,7 @@ const MAX_ACK_PENDING: u64 = 1024;
 /// A live agent has one pull open; the rest are those of connections that the broker has not yet seen die.
 const MAX_WAITING: u64 = 16;
 
-/// How long a consumer that lives takes to tell of itself, as a rule. One whose server is gone never does; before one is
-/// taken for that it is asked again for longer, since a thousand nodes that come at once keep a living one busy, too.
+/// How long a consumer that lives takes to tell of itself, as a rule; one whose server is gone never does.
 const INFO_TIMEOUT: Duration = Duration::from_secs(1);
 
 const CONSUMER_NOT_FOUND: u64 = 10014;
@@ -100,7 +99,8 @@ impl Broker {
         let name = self.names.stream(stream);
         let filter = self.names.node_filter(node);
         let mut found = self.consumer(&name, node, INFO_TIMEOUT).await;
-        if matches!(found, Err(BrokerError::Timeout { .. })) {
+        // A single server takes no consumer with it and lives: it is busy, as with a thousand nodes that come at once.
+        if matches!(found, Err(BrokerError::Timeout { .. })) && !self.is_clustered() {
             found = self.consumer(&name, node, API_TIMEOUT).await;
         }
         match found {
