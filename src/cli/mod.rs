@@ -10,6 +10,7 @@ pub mod config;
 mod config_verb;
 mod context;
 pub mod demo;
+mod doctor;
 mod dry_run;
 pub mod error;
 mod errors;
@@ -17,6 +18,8 @@ pub mod exit;
 mod history;
 mod hub;
 mod init;
+mod local;
+pub mod log;
 mod message;
 mod nodes;
 mod output;
@@ -93,6 +96,10 @@ enum Verb {
     Replay(replay::Args),
     /// List failures, or follow them.
     Errors(errors::Args),
+    /// Show how this machine's node is, without a link.
+    Local(local::Args),
+    /// Check this machine, its configuration, its broker and its rights; say what to mend.
+    Doctor(doctor::Args),
     /// Check or show the configuration.
     Config(config_verb::Args),
     /// Write a shell's completion script.
@@ -158,6 +165,8 @@ impl Cli {
             Verb::History(args) => history::run(&session, &args).await,
             Verb::Replay(args) => replay::run(&session, &args).await,
             Verb::Errors(args) => errors::run(&session, &args).await,
+            Verb::Doctor(args) => doctor::run(&session, &args).await,
+            Verb::Local(args) => local::run(&session, &args),
             Verb::Config(args) => config_verb::run(&session, &args),
             Verb::Completions(args) => completions::run(&args, Cli::command()),
         }
