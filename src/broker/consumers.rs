@@ -2,7 +2,7 @@
 //!
 //! Owns their settings, and that making one twice is harmless. Never pulls from one.
 
-use super::api::{ASK_AGAIN, TIMES};
+use super::api::{API_TIMEOUT, ASK_AGAIN, TIMES};
 use super::connect::Broker;
 use super::error::BrokerError;
 use crate::model::id::StreamSeq;
@@ -23,7 +23,7 @@ const MAX_ACK_PENDING: u64 = 1024;
 /// A live agent has one pull open; the rest are those of connections that the broker has not yet seen die.
 const MAX_WAITING: u64 = 16;
 
-/// How long a consumer that lives takes to tell of itself at most; one whose server is gone never does.
+/// How long a consumer that lives takes to tell of itself, as a rule; one whose server is gone never does.
 const INFO_TIMEOUT: Duration = Duration::from_secs(1);
 
 const CONSUMER_NOT_FOUND: u64 = 10014;
@@ -99,7 +99,12 @@ impl Broker {
         let name = self.names.stream(stream);
         let filter = self.names.node_filter(node);
         let mut is_lost = false;
-        match self.consumer(&name, node).await {
+        let mut found = self.consumer(&name, node, INFO_TIMEOUT).await;
+        // A single server takes no consumer with it and lives: it is busy, as with a thousand nodes that come at once.
+        if matches!(found, Err(BrokerError::Timeout { .. })) && !self.is_clustered() {
+            found = self.consumer(&name, node, API_TIMEOUT).await;
+        }
+        match found {
             Ok(Some(found)) if found.config.serves(&filter, start) => return Ok(Ensured::Found),
             Ok(None) => {}
             Ok(Some(_)) => {
@@ -166,7 +171,7 @@ impl Broker {
         stream: StreamKind,
         node: &NodeName,
     ) -> Result<Option<Progress>, BrokerError> {
-        let found = match self.consumer(&self.names.stream(stream), node).await {
+        let found = match self.consumer(&self.names.stream(stream), node, INFO_TIMEOUT).await {
             Err(BrokerError::Timeout { .. }) => None,
             found => found?,
         };
@@ -177,8 +182,13 @@ impl Broker {
         }))
     }
 
-    async fn consumer(&self, stream: &str, node: &NodeName) -> Result<Option<ConsumerInfo>, BrokerError> {
-        match self.api_within(&format!("CONSUMER.INFO.{stream}.{node}"), &Value::Null, INFO_TIMEOUT).await {
+    async fn consumer(
+        &self,
+        stream: &str,
+        node: &NodeName,
+        within: Duration,
+    ) -> Result<Option<ConsumerInfo>, BrokerError> {
+        match self.api_within(&format!("CONSUMER.INFO.{stream}.{node}"), &Value::Null, within).await {
             Ok(info) => Ok(Some(info)),
             Err(error) if error.code() == Some(CONSUMER_NOT_FOUND) => Ok(None),
             Err(error) => Err(error),

@@ -72,7 +72,10 @@ pub(super) async fn wait_for(
             return Ok(End::Settled);
         }
         told.tell_steps(watch, &mut counters).await;
-        counters.draw(&Totals::of(watch.view().rows()));
+        // Before the first reading nothing is known of the nodes, and nothing is said of them.
+        if watch.read_at().is_some() {
+            counters.draw(&Totals::of(watch.view().rows()));
+        }
         silent_since = watch.read_at().filter(|_| silent).map(|read_at| silent_since.unwrap_or(read_at));
         let long_silent = silent_since.zip(watch.read_at()).is_some_and(|(since, read)| read - since >= REALLY_SILENT);
         if patience.leave_silent && long_silent {

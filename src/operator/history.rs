@@ -8,9 +8,10 @@ use super::message::Message;
 use super::nodes::{statuses, stream_facts};
 use super::pages::each_message;
 use super::records::{RecordReader, read_records};
-use super::view::{Row, View};
+use super::row::Row;
+use super::view::View;
 use crate::broker::{Broker, BrokerError, From as Begin, RawMessage};
-use crate::model::id::MessageId;
+use crate::model::id::{MessageId, StreamSeq};
 use crate::model::message::{Kind, StreamKind};
 use crate::model::name::{MethodName, NodeName, Sender, Target};
 use crate::model::state::State;
@@ -86,11 +87,7 @@ pub async fn history(broker: &Broker, filter: &HistoryFilter) -> Result<View, Op
     Ok(view)
 }
 
-async fn read_all_records(
-    broker: &Broker,
-    view: &mut View,
-    last: crate::model::id::StreamSeq,
-) -> Result<(), BrokerError> {
+async fn read_all_records(broker: &Broker, view: &mut View, last: StreamSeq) -> Result<(), BrokerError> {
     let ids: BTreeSet<(String, MessageId)> = view.messages().iter().map(|m| (m.from.clone(), m.id.clone())).collect();
     if ids.len() <= FEW {
         for (from, id) in ids {

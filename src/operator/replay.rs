@@ -10,8 +10,8 @@ use super::find::find;
 use super::message::Message;
 use super::nodes::stream_facts;
 use super::pages::each_message;
+use super::row::Row;
 use super::send::Draft;
-use super::view::Row;
 use super::watch::Watch;
 use crate::broker::{Broker, BrokerError, From as Begin};
 use crate::model::header::MsgHeaders;
@@ -119,16 +119,16 @@ pub async fn plan(
             of_others = found.1;
             found.0
         }
-        Again::Messages(all) => {
-            all.into_iter().map(|one| Ok((one.target()?, one))).map(meant).collect::<Result<_, _>>()?
-        }
+        Again::Messages(all) => all.into_iter().map(meant).collect::<Result<_, _>>()?,
     };
     let now = stream_facts(broker, &broker.names().stream(StreamKind::Commands)).await?.now;
     Ok(Repeats { messages: repeats(meant, to, now)?, of_others })
 }
 
-fn meant(read: Result<(Target, Exported), Unsendable>) -> Result<Meant, Unsendable> {
-    read.map(|(target, message)| (message, vec![target]))
+/// A message that goes to whom it went before.
+fn meant(message: Exported) -> Result<Meant, Unsendable> {
+    let target = message.target()?;
+    Ok((message, vec![target]))
 }
 
 fn check_size(messages: &[Message]) -> Result<(), OperatorError> {
@@ -215,8 +215,7 @@ async fn range(
             return ControlFlow::Continue(());
         }
         bytes += raw.body.len();
-        let read = Exported::of(broker.names(), stream, &raw).and_then(|one| Ok((one.target()?, one)));
-        match meant(read) {
+        match Exported::of(broker.names(), stream, &raw).and_then(meant) {
             Ok(one) if found.len() < MOST && bytes <= MOST_BYTES => found.push(one),
             Ok(_) => error = Some(too_much()),
             Err(unsendable) => error = Some(unsendable.into()),
@@ -264,12 +263,7 @@ mod tests {
         let stored_at = Timestamp::from_nanos(i64::try_from(seq).unwrap());
         let exported = json!({ "v": 1, "stream": "commands", "seq": seq, "stored_at": stored_at, "id": id, "from": "ops",
             "to": to, "kind": "command", "method": "shell", "headers": headers, "body": "x" });
-        meant(
-            serde_json::from_value(exported)
-                .map(|one: Exported| (one.target().unwrap(), one))
-                .map_err(|_| unreachable!()),
-        )
-        .unwrap()
+        meant(serde_json::from_value(exported).unwrap()).unwrap()
     }
 
     #[test]

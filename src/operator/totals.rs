@@ -3,7 +3,7 @@
 //! A value without I/O. Each row counts once: by its state, or as out of contact where it is open and its node does not
 //! answer.
 
-use super::view::Row;
+use super::row::Row;
 use crate::model::state::State;
 use std::collections::BTreeMap;
 use std::fmt;

@@ -11,7 +11,7 @@
 use super::error::OperatorError;
 use super::nodes::{NodeFacts, facts_of};
 use super::records::{CLASSES, parse_record};
-use super::view::Row;
+use super::row::Row;
 use super::watch::Watch;
 use crate::broker::{Broker, BrokerError, LAST_SUBJECTS, Progress};
 use crate::model::id::{MsgRef, StreamSeq};
@@ -145,24 +145,26 @@ pub async fn why(broker: &Broker, watch: &Watch, rows: &[Row<'_>]) -> Result<Vec
     let facts = facts_of(broker, &open).await?;
     let mut all = Vec::with_capacity(rows.len());
     for row in rows {
+        let consumer = if rows.len() == 1 { consumer(broker, row).await? } else { None };
+        let row = &with_ack_floor(row, consumer);
         let told = told.remove(&(row.message.at, row.node.clone())).unwrap_or_default();
-        let facts = facts.get(&row.node);
-        let mut waits = waits(row, facts);
+        let mut waits = waits(row, facts.get(&row.node));
         for wait in &mut waits {
             if let (Wait::Lane { running: true, running_since, .. }, Some(behind)) = (wait, row.behind) {
                 *running_since = watch.running_since(&row.node, behind).await;
             }
         }
-        all.push(Why {
-            at: row.message.at,
-            node: row.node.clone(),
-            state: row.state,
-            steps: steps(broker, row, &told),
-            waits,
-            consumer: if rows.len() == 1 { consumer(broker, row).await? } else { None },
-        });
+        let (at, node, state) = (row.message.at, row.node.clone(), row.state);
+        all.push(Why { at, node, state, steps: steps(broker, row, &told), waits, consumer });
     }
     Ok(all)
+}
+
+/// The consumer's ack is newer than the position in a status: what it has passed is on the node.
+fn with_ack_floor<'a>(row: &Row<'a>, consumer: Option<Progress>) -> Row<'a> {
+    let passed = consumer.is_some_and(|consumer| row.message.at.seq <= consumer.ack_floor);
+    let state = if row.state == State::Queued && passed { State::Delivered } else { row.state };
+    Row { state, ..row.clone() }
 }
 
 async fn consumer(broker: &Broker, row: &Row<'_>) -> Result<Option<Progress>, BrokerError> {
@@ -227,7 +229,7 @@ fn steps(broker: &Broker, row: &Row<'_>, told: &Told) -> Vec<Step> {
     match by_node.and_then(|record| record.received_at) {
         Some(at) => step(StepKind::Delivered, Some(at), None, String::new()),
         None if by_node.is_some() || row.state == State::Delivered => {
-            step(StepKind::Delivered, None, None, "the node's position is beyond it".to_owned());
+            step(StepKind::Delivered, None, None, "told by its position or its consumer's ack".to_owned());
         }
         None => {}
     }
@@ -359,6 +361,17 @@ mod tests {
         let early = facts(r#"{"v":1,"node":"n1","start":{"commands":10}}"#, r#"{"v":1,"node":"n1"}"#);
         assert_eq!(waits_of(|_| {}, Some(&early))[0], Wait::Hub, "the hub answers it");
         assert_eq!(waits_of(|row| row.state = State::Succeeded, None), []);
+    }
+
+    #[test]
+    fn what_the_consumers_ack_has_passed_is_on_the_node() {
+        let view = View::new(vec![message()]);
+        let row = view.rows().next().unwrap();
+        let at = |floor| Some(Progress { delivered: StreamSeq(12), ack_floor: StreamSeq(floor), deliveries: 1 });
+        assert_eq!(with_ack_floor(&row, at(8)).state, State::Queued);
+        assert_eq!(with_ack_floor(&row, at(9)).state, State::Delivered);
+        let done = Row { state: State::Succeeded, ..row };
+        assert_eq!(with_ack_floor(&done, at(9)).state, State::Succeeded);
     }
 
     #[test]

@@ -152,6 +152,24 @@ async fn every_verb_works_with_the_shipped_rights() {
 }
 
 #[tokio::test]
+async fn the_past_is_explained_and_sent_again_with_the_shipped_rights() {
+    let fleet = Fleet::start(&["ship1", "ship2"]).await;
+    let ops = async |args: &[&str]| fleet.ops(&[args, &["--from", "ops"]].concat()).await.ok();
+    ops(&["run", "ship1,ship2", "echo hi", "--id", "hi"]).await;
+    let why = ops(&["why", "hi", "ship2"]).await;
+    assert!(why.contains("ack stored") && why.contains("consumer    acked up to 2"), "{why}");
+    assert!(ops(&["status", "hi"]).await.starts_with("2 targets: 2 ok\n"));
+    assert!(ops(&["nodes", "ship*", "--sort", "heard"]).await.contains("ship2"));
+    let export = ops(&["history", "--state", "succeeded", "--export", "-"]).await;
+    assert_eq!(export.lines().count(), 3, "{export}");
+    assert_eq!(ops(&["replay", "1..2", "--dry-run"]).await.matches("nats pub").count(), 2);
+    let sent = ops(&["replay", "hi"]).await;
+    let id = sent.split_whitespace().next().unwrap();
+    ops(&["wait", id, "--for", "20s"]).await;
+    assert_eq!(ops(&["result", id, "ship1"]).await, "hi\n");
+}
+
+#[tokio::test]
 async fn another_operators_message_is_read_with_ones_own_rights() {
     let fleet = Fleet::start(&["ship1"]).await;
     let admin = |args: &'static [&str]| fleet.with_key("admin", args);

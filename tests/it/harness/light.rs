@@ -66,8 +66,8 @@ impl LightNodes {
 
     /// Waits until all together have done so many of these.
     pub async fn wait(&self, what: &str, of: fn(&Counts) -> &AtomicU64, wanted: usize) {
-        // A thousand nodes take a second or two on a quiet machine.
-        let within = SOON.max(Duration::from_millis(60) * u32::try_from(wanted).expect("a small number"));
+        // A thousand nodes take a few seconds on a quiet machine.
+        let within = SOON.max(Duration::from_millis(120) * u32::try_from(wanted).expect("a small number"));
         wait_until(within, what, async || {
             let done = of(&self.counts).load(Ordering::Relaxed);
             let enough = usize::try_from(done).is_ok_and(|done| done >= wanted);
