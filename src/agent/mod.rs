@@ -18,6 +18,7 @@ mod outbox;
 mod recover;
 mod reports;
 mod results;
+mod run;
 mod status;
 mod upkeep;
 mod worker;

@@ -64,7 +64,7 @@ impl End {
     /// As the dispatcher is told.
     pub(crate) fn into_event(self, lane: LaneKey, row: RowId) -> Event {
         match self {
-            End::Over { next } => Event::Over { lane, next },
+            End::Over { next } => Event::Over { lane, row, next },
             End::TryAgain { wait } => Event::TryAgain { lane, row, wait },
             End::Gone => Event::Gone { lane, row },
         }
@@ -77,6 +77,16 @@ pub(crate) struct Stops {
     pub(crate) stop: CancellationToken,
     /// The agent leaves: nothing is waited for any more.
     pub(crate) cut: CancellationToken,
+}
+
+/// What comes of a message that is over as it is taken, with its record: one that neither waits nor changes anything.
+/// A handler that panics over it runs, where a panic is a failure.
+pub(crate) fn at_once(node: &Node, message: &Admitted, body: &Bytes, now: Timestamp) -> Option<Ended> {
+    let handler = node.registry.get(message.subject.method.as_str())?;
+    let work = Work { message: message.clone(), body: body.clone(), attempt: 1 };
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| handler.at_once(&work, &node.name, node))).ok()??;
+    let times = Times { received: now, started: Some(now), finished: Some(now) };
+    Some(Ended { state: outcome.state, reports: node.terminal(message, 1, times, &outcome) })
 }
 
 /// Works on the head of a lane. `begun` where its try began when it was taken. `stop` ends the try early: a cancel, or
@@ -100,28 +110,38 @@ pub(crate) async fn work(node: Arc<Node>, lane: &LaneKey, row: RowId, begun: Opt
 }
 
 /// Settles, again and again where the journal cannot be written: what has run must not be forgotten, nor run twice.
-async fn settle_at_last(
+pub(super) async fn settle_at_last(
     node: &Node,
     row: RowId,
     begun: &Begun,
     outcome: Outcome,
     cut: &CancellationToken,
 ) -> Result<End, JournalError> {
-    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    let mut backoff = journal_backoff();
     loop {
         match settle(node, row, begun, outcome.clone()).await {
-            Err(error) if error.may_heal() && !cut.is_cancelled() => tokio::select! {
-                biased;
-                () = cut.cancelled() => {}
-                () = tokio::time::sleep(backoff.next_wait()) => {}
-            },
+            Err(error) if error.may_heal() && !cut.is_cancelled() => wait(&mut backoff, cut).await,
             settled => return settled,
         }
     }
 }
 
+/// How patiently the journal is asked again.
+pub(super) fn journal_backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(100), Duration::from_secs(5))
+}
+
+/// Waits before the journal is asked once more.
+pub(super) async fn wait(backoff: &mut Backoff, cut: &CancellationToken) {
+    tokio::select! {
+        biased;
+        () = cut.cancelled() => {}
+        () = tokio::time::sleep(backoff.next_wait()) => {}
+    }
+}
+
 /// The journal could not be written: the lane waits and its head is taken up again.
-fn lost(lane: &LaneKey, row: RowId, error: &JournalError) -> End {
+pub(super) fn lost(lane: &LaneKey, row: RowId, error: &JournalError) -> End {
     // What the disk does not take the journal tells itself.
     if error.may_heal() {
         tracing::debug!(%lane, row = row.0, %error, "not begun");
@@ -137,7 +157,18 @@ async fn begin(node: &Arc<Node>, row: RowId) -> Result<Result<Begun, End>, Journ
     let now = node.clock.now();
     let judge_node = Arc::clone(node);
     let judge = move |loaded: &Loaded| judge(&judge_node, loaded, now);
-    match node.journal.start(row, now, judge).await? {
+    let decision = node.journal.start(row, now, judge).await?;
+    begun(node, row, decision, now)
+}
+
+/// The try that has begun, or what there is instead.
+pub(super) fn begun(
+    node: &Node,
+    row: RowId,
+    decision: Decision,
+    now: Timestamp,
+) -> Result<Result<Begun, End>, JournalError> {
+    match decision {
         Decision::Over { next } => {
             node.wakes.ring(crate::journal::Class::Ack);
             node.wakes.ring(crate::journal::Class::Error);
@@ -159,7 +190,7 @@ async fn begin(node: &Arc<Node>, row: RowId) -> Result<Result<Begun, End>, Journ
     }
 }
 
-fn judge(node: &Node, loaded: &Loaded, now: Timestamp) -> Verdict {
+pub(super) fn judge(node: &Node, loaded: &Loaded, now: Timestamp) -> Verdict {
     let times = Times { received: loaded.received_at, started: None, finished: Some(now) };
     match node.admit(&loaded.message) {
         Err(rejected) => Verdict::Over(Ended { state: State::Refused, reports: node.refusal(&rejected, now) }),
@@ -186,7 +217,7 @@ fn expired(message: &Admitted, now: Timestamp) -> Outcome {
     Outcome::ended(State::Expired, Code::Expired, format!("it was to begin by {start_by}; it is {now}"))
 }
 
-async fn try_once(node: &Arc<Node>, row: RowId, begun: &Begun, stop: &CancellationToken) -> Outcome {
+pub(super) async fn try_once(node: &Arc<Node>, row: RowId, begun: &Begun, stop: &CancellationToken) -> Outcome {
     let Some(handler) = node.registry.get(begun.message.subject.method.as_str()).cloned() else {
         return Outcome::ended(State::Refused, Code::UnknownMethod, "the method is gone");
     };
@@ -268,7 +299,7 @@ fn jittered(wait: Duration) -> Duration {
 }
 
 impl Begun {
-    fn times(&self, finished: Option<Timestamp>) -> Times {
+    pub(super) fn times(&self, finished: Option<Timestamp>) -> Times {
         Times { received: self.received_at, started: Some(self.started_at), finished }
     }
 }

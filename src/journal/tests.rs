@@ -2,6 +2,7 @@
 
 mod damage;
 mod records;
+mod run;
 mod shares;
 mod thin;
 mod trouble;

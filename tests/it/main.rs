@@ -25,6 +25,7 @@ mod nats_cli;
 mod operator_cli;
 mod poison;
 mod rights;
+mod runs;
 mod sessions;
 mod settings;
 mod twins;
