@@ -16,6 +16,8 @@ pub enum Point {
     Taken,
     /// The broker has been told that they are.
     Acked,
+    /// The stream is not as it was; what follows from that is in the journal.
+    StreamChanged,
     /// The turn of a message has come; its start is not kept.
     Turn,
     /// Its start is kept; nothing runs yet.
@@ -32,6 +34,12 @@ pub enum Point {
     Published,
     /// Those entries have been taken out of the outbox.
     Removed,
+    /// A failed try and what its directive changed are kept; nothing has followed from it.
+    Directed,
+    /// An order about processes is carried out in the journal; nothing has followed from it.
+    Obeyed,
+    /// That the agent has left for good is kept; it has not ended.
+    Left,
     /// `inmsg.txt` is renamed.
     Claimed,
     /// Its messages are in the outbox; the file is still there.
@@ -46,10 +54,11 @@ pub enum Point {
 
 impl Point {
     /// The points of an agent, in the order of a message's way.
-    pub const AGENT: [Point; 15] = [
+    pub const AGENT: [Point; 19] = [
         Point::Recovered,
         Point::Taken,
         Point::Acked,
+        Point::StreamChanged,
         Point::Turn,
         Point::Started,
         Point::Spawned,
@@ -58,6 +67,9 @@ impl Point {
         Point::TryAgain,
         Point::Published,
         Point::Removed,
+        Point::Directed,
+        Point::Obeyed,
+        Point::Left,
         Point::Claimed,
         Point::Accepted,
         Point::ResultWritten,
@@ -73,6 +85,7 @@ impl Point {
             Point::Recovered => "recovered",
             Point::Taken => "taken",
             Point::Acked => "acked",
+            Point::StreamChanged => "stream_changed",
             Point::Turn => "turn",
             Point::Started => "started",
             Point::Spawned => "spawned",
@@ -81,6 +94,9 @@ impl Point {
             Point::TryAgain => "try_again",
             Point::Published => "published",
             Point::Removed => "removed",
+            Point::Directed => "directed",
+            Point::Obeyed => "obeyed",
+            Point::Left => "left",
             Point::Claimed => "claimed",
             Point::Accepted => "accepted",
             Point::ResultWritten => "result_written",

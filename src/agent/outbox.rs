@@ -60,7 +60,7 @@ pub(crate) async fn run(node: Arc<Node>, class: Class, stop: CancellationToken) 
         let wait = match passed {
             Ok(Passed::Empty) => None,
             Ok(Passed::Some) => continue,
-            Ok(Passed::Later) => Some(outbox.backoff.next_wait()),
+            Ok(Passed::Later) => Some(outbox.node.broker.shortened(outbox.backoff.next_wait())),
             Err(error) => {
                 tracing::error!(?class, %error, "outbox");
                 Some(outbox.backoff.next_wait())
@@ -82,7 +82,9 @@ pub(crate) async fn drain(node: &Arc<Node>, within: Duration) {
         tracing::info!("no link; what is still to be said leaves at the next start");
         return;
     }
-    let drained = Class::PUBLISHED.map(|class| {
+    // Messages of its own only while the name is this node's.
+    let may_send = |class: &Class| *class != Class::Message || node.lease.revision().is_some();
+    let drained = Class::PUBLISHED.into_iter().filter(may_send).map(|class| {
         let node = Arc::clone(node);
         async move {
             let mut outbox = Outbox::new(node, class);
@@ -129,8 +131,7 @@ impl Outbox {
         self.complained = Some(Instant::now());
         tracing::error!(subject, "no right to publish; trying again until there is");
         let text = format!("the broker does not let this node publish to {subject}; records wait in its journal");
-        let event = self.node.event(Severity::Error, Code::Permission, &text);
-        self.node.report(vec![self.node.error_report(&event)]).await
+        self.node.tell(self.node.event(Severity::Error, Code::Permission, &text)).await
     }
 }
 
@@ -172,6 +173,10 @@ impl Outbox {
         }
         if self.node.broker.wait_up().await.is_err() {
             return Ok(Passed::Later);
+        }
+        if self.class == Class::Message {
+            // Before first contact nobody knows who this node is; another may have its name, and send under it.
+            self.node.lease.held().await;
         }
         let sent = entries.iter().map(|entry| send(&self.node, entry));
         let (fates, ahead) = tokio::join!(futures::future::join_all(sent), self.window_behind(&entries));
@@ -263,7 +268,15 @@ async fn publish_as(node: &Node, class: RecordClass, record: &Record, body: &[u8
     let message = Outgoing { subject, headers: record.headers(), body: Bytes::copy_from_slice(body) }.expecting_last(0);
     match node.broker.publish(&message, PUBLISH_TIMEOUT).await {
         Ok(_) | Err(PublishError::WrongLast) => Fate::Done,
-        Err(_) => Fate::Later,
+        Err(error) if error.is_final() => {
+            let Outgoing { subject, headers, body } = message;
+            park(node, Class::Ack, &Report { class: Class::Ack, subject, headers, body }, &error)
+        }
+        Err(PublishError::Denied { .. }) => Fate::Denied,
+        Err(error) => {
+            tracing::debug!(subject = message.subject, %error, "not stored yet");
+            Fate::Later
+        }
     }
 }
 

@@ -121,7 +121,7 @@ async fn go(node: &Arc<Node>, mut run: Run, stops: &Stops) -> Result<Worked, Jou
             None => trying.await,
         };
         here(Point::Ended);
-        let end = worker::settle_at_last(node, row, &begun, outcome, &stops.cut).await?;
+        let end = worker::end_try(node, row, &begun, outcome, stops).await?;
         return Ok(Worked { passed, row, end });
     }
     // A run has a head.

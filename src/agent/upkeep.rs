@@ -7,7 +7,6 @@
 use super::node::Node;
 use crate::journal::{Class, Condition, JournalError, Keep, Key};
 use crate::model::error_event::{Code, Severity};
-use crate::model::id::StreamSeq;
 use crate::model::jitter;
 use crate::model::message::StreamKind;
 use crate::model::time::format_duration;
@@ -53,29 +52,20 @@ pub(crate) async fn tell_replaced(node: &Node) -> Result<(), JournalError> {
     Ok(())
 }
 
-/// Records of all finished messages of a stream above `seq` leave once more.
-pub(crate) async fn republish_after(node: &Node, stream: StreamKind, seq: StreamSeq) -> Result<(), JournalError> {
-    node.journal.republish_after(stream, seq).await?;
-    node.wakes.republish.notify_one();
-    Ok(())
-}
-
 /// `status` tells of a journal that cannot be written while that lasts; the error event can only be kept afterwards.
 async fn tell_trouble(node: &Node) {
     let mut health = node.journal.health();
     loop {
         let failing = health.wait_for(|condition| matches!(condition, Condition::Failing { .. })).await;
         let Ok(Condition::Failing { since, reason }) = failing.map(|condition| condition.clone()) else { return };
-        node.wakes.status.notify_one();
+        node.wakes.beat.notify_one();
         healed(node).await;
         let lasted = format_duration(Duration::from_secs(since.elapsed().as_secs().max(1)));
         let text = format!("the journal could not be written for {lasted} ({reason}); nothing was taken meanwhile");
-        if let Err(error) =
-            node.report(vec![node.error_report(&node.event(Severity::Error, Code::Journal, &text))]).await
-        {
+        if let Err(error) = node.tell(node.event(Severity::Error, Code::Journal, &text)).await {
             tracing::debug!(%error, "not healed after all");
         }
-        node.wakes.status.notify_one();
+        node.wakes.beat.notify_one();
     }
 }
 

@@ -1,18 +1,22 @@
 //! A worker: one try of one message, from its start in the journal to its end there.
 //!
-//! Owns the timeout, the `running` record of a try that takes long, and the decision between finished and tried again.
+//! Owns the timeout, the `running` record of a try that takes long, and the decision between finished and tried again; for
+//! a failed try the error kernel is asked first.
 //! A handler that panics or hangs ends its own try and nothing else. Never publishes: what is to be said goes into the
 //! journal with the step that it is about.
 
 use super::control;
 use super::dispatch::Event;
+use super::kernel;
 use super::node::Node;
 use super::reports::Times;
+use super::supervisor::panic_text;
 use crate::journal::{Decision, Ended, JournalError, Loaded, Verdict};
 use crate::killpoint::{Point, here};
 use crate::methods::{Context, Handler, KILL_GRACE, NodeFacts, ProcessLog, Work};
 use crate::model::admit::Admitted;
-use crate::model::error_event::Code;
+use crate::model::directive::Ruling;
+use crate::model::error_event::{Code, Directive};
 use crate::model::header::OnCrash;
 use crate::model::jitter::Backoff;
 use crate::model::lanes::RowId;
@@ -25,6 +29,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -77,14 +82,19 @@ pub(crate) struct Stops {
     pub(crate) stop: CancellationToken,
     /// The agent leaves: nothing is waited for any more.
     pub(crate) cut: CancellationToken,
+    /// Set where the end of the try changed a process.
+    pub(crate) changed: AtomicBool,
 }
 
 /// What comes of a message that is over as it is taken, with its record: one that neither waits nor changes anything.
-/// A handler that panics over it runs, where a panic is a failure.
+/// One that fails or panics over it runs, where that has its consequences.
 pub(crate) fn at_once(node: &Node, message: &Admitted, body: &Bytes, now: Timestamp) -> Option<Ended> {
     let handler = node.registry.get(message.subject.method.as_str())?;
     let work = Work { message: message.clone(), body: body.clone(), attempt: 1 };
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| handler.at_once(&work, &node.name, node))).ok()??;
+    if outcome.state != State::Succeeded {
+        return None;
+    }
     let times = Times { received: now, started: Some(now), finished: Some(now) };
     Some(Ended { state: outcome.state, reports: node.terminal(message, 1, times, &outcome) })
 }
@@ -103,23 +113,40 @@ pub(crate) async fn work(node: Arc<Node>, lane: &LaneKey, row: RowId, begun: Opt
     here(Point::Started);
     let outcome = try_once(&node, row, &begun, &stops.stop).await;
     here(Point::Ended);
-    match settle_at_last(&node, row, &begun, outcome, &stops.cut).await {
-        Ok(end) => end,
-        Err(error) => lost(lane, row, &error),
-    }
+    end_try(&node, row, &begun, outcome, stops).await.unwrap_or_else(|error| lost(lane, row, &error))
 }
 
-/// Settles, again and again where the journal cannot be written: what has run must not be forgotten, nor run twice.
-pub(super) async fn settle_at_last(
-    node: &Node,
+/// Keeps the end of a try, and follows what the error kernel says about it.
+pub(super) async fn end_try(
+    node: &Arc<Node>,
     row: RowId,
     begun: &Begun,
     outcome: Outcome,
+    stops: &Stops,
+) -> Result<End, JournalError> {
+    // Asked once, however often the journal has to be.
+    let ruling = kernel::of_try(node, &begun.message, &outcome, &stops.cut).await;
+    let end = settle_at_last(node, row, begun, (outcome, ruling.as_ref()), &stops.cut).await?;
+    if let Some(ruling) = ruling.filter(|ruling| ruling.directive >= Directive::Restart) {
+        here(Point::Directed);
+        stops.changed.store(true, Ordering::Relaxed);
+        node.follow(&ruling);
+    }
+    Ok(end)
+}
+
+/// Settles, again and again where the journal cannot be written: what has run must not be forgotten, nor run twice.
+async fn settle_at_last(
+    node: &Node,
+    row: RowId,
+    begun: &Begun,
+    ended: (Outcome, Option<&Ruling>),
     cut: &CancellationToken,
 ) -> Result<End, JournalError> {
+    let (outcome, ruling) = ended;
     let mut backoff = journal_backoff();
     loop {
-        match settle(node, row, begun, outcome.clone()).await {
+        match settle(node, row, begun, outcome.clone(), ruling).await {
             Err(error) if error.may_heal() && !cut.is_cancelled() => wait(&mut backoff, cut).await,
             settled => return settled,
         }
@@ -234,9 +261,8 @@ pub(super) async fn try_once(node: &Arc<Node>, row: RowId, begun: &Begun, stop: 
         }
     };
     ended.unwrap_or_else(|panic| {
-        let text =
-            panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
-        Outcome::ended(State::Failed, Code::Panicked, format!("the handler panicked: {}", text.unwrap_or_default()))
+        let text = panic_text(panic.as_ref());
+        Outcome::ended(State::Failed, Code::Panicked, format!("the handler panicked: {text}"))
     })
 }
 
@@ -260,9 +286,15 @@ async fn tell_running(node: &Node, begun: &Begun) {
 }
 
 /// Keeps the end of a try: terminal, or another one follows.
-async fn settle(node: &Node, row: RowId, begun: &Begun, outcome: Outcome) -> Result<End, JournalError> {
+async fn settle(
+    node: &Node,
+    row: RowId,
+    begun: &Begun,
+    outcome: Outcome,
+    ruling: Option<&Ruling>,
+) -> Result<End, JournalError> {
     // A try that ended by itself keeps its own truth, also where a cancel was on its way.
-    let outcome = match outcome.state {
+    let mut outcome = match outcome.state {
         State::Interrupted => control::if_cancelled(node, row, outcome).await?,
         _ => outcome,
     };
@@ -271,18 +303,19 @@ async fn settle(node: &Node, row: RowId, begun: &Begun, outcome: Outcome) -> Res
     let settings = &message.settings;
     let failed = matches!(outcome.state, State::Failed | State::TimedOut);
     let cut_short = outcome.state == State::Interrupted && settings.on_crash == OnCrash::Rerun;
-    if cut_short || (failed && settings.retries.allow(attempt)) {
+    if cut_short || (failed && may_try_again(node, row, begun, ruling).await?) {
         let retrying = Outcome { state: State::Retrying, ..outcome.clone() };
         let mut reports = vec![node.progress(message, attempt, begun.times(Some(now)), &retrying)];
-        reports.extend(node.failure(message, attempt, &outcome));
+        reports.extend(node.failure(message, attempt, &outcome, ruling));
         if node.journal.try_again(row, reports, now).await? {
             here(Point::TryAgain);
             node.wakes.ring(crate::journal::Class::Ack);
             node.wakes.ring(crate::journal::Class::Error);
             return Ok(End::TryAgain { wait: jittered(settings.wait_after(attempt)) });
         }
+        outcome = control::last_try(node, row, outcome).await?;
     }
-    let reports = node.terminal(message, attempt, begun.times(Some(now)), &outcome);
+    let reports = node.terminal_with(message, attempt, begun.times(Some(now)), &outcome, ruling);
     let ended = Ended { state: outcome.state, reports };
     let next = node.journal.finish(row, ended, now).await?;
     here(Point::Finished);
@@ -291,6 +324,17 @@ async fn settle(node: &Node, row: RowId, begun: &Begun, outcome: Outcome) -> Res
         node.wakes.ring(crate::journal::Class::Error);
     }
     Ok(End::Over { next })
+}
+
+/// Whether a failed try has another one after it: by its message, or by directives, each of which adds one.
+async fn may_try_again(node: &Node, row: RowId, begun: &Begun, ruling: Option<&Ruling>) -> Result<bool, JournalError> {
+    let retries = begun.message.settings.retries;
+    if retries.allow(begun.attempt) {
+        return Ok(true);
+    }
+    let by_rule = u32::from(ruling.is_some_and(|ruling| ruling.directive == Directive::Retry));
+    let added = node.journal.granted(row).await?.saturating_add(by_rule);
+    Ok(added > 0 && retries.allow(begun.attempt.saturating_sub(added)))
 }
 
 /// Between half and all of `wait`.

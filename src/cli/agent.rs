@@ -20,8 +20,9 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
         tracing::warn!("--insecure: whoever reaches the broker commands this node");
     }
     let options = agent::Options { config: loaded.config, node, state_dir, policy };
-    match agent::run(options, service::stop_on_signal()?, service::ready).await {
+    match agent::run(options, service::stop_on_signal()?, service::Systemd).await {
         Ok(Ended::Stopped) => Ok(ExitCode::Succeeded),
+        Ok(Ended::ForGood) => Ok(ExitCode::Shutdown),
         Err(error @ agent::AgentError::Part(_)) => Err(CliError::new(ExitCode::Failed, chain(&error))),
         Err(error) => Err(unusable(chain(&error))),
     }

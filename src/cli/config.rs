@@ -79,7 +79,7 @@ pub enum Scope {
 }
 
 /// The configuration that holds.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Loaded {
     /// All keys.
     pub config: Config,

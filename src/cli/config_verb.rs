@@ -55,7 +55,7 @@ pub(super) fn run(session: &Session, args: &Args) -> Result<ExitCode, CliError> 
 }
 
 /// Reads the files that the configuration names; returns those that are there and right.
-fn check_files(config: &Config, file: Option<&Path>) -> Result<Vec<PathBuf>, CliError> {
+pub(super) fn check_files(config: &Config, file: Option<&Path>) -> Result<Vec<PathBuf>, CliError> {
     let wrong = |path: &Path, error: &dyn std::fmt::Display| CliError::usage(format!("{}: {error}", path.display()));
     let mut right = Vec::new();
     for path in [&config.creds, &config.nkey, &config.tls_ca].into_iter().flatten() {

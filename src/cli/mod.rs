@@ -10,6 +10,7 @@ pub mod config;
 mod config_verb;
 mod context;
 pub mod demo;
+mod doctor;
 mod dry_run;
 pub mod error;
 mod errors;
@@ -17,10 +18,15 @@ pub mod exit;
 mod history;
 mod hub;
 mod init;
+mod local;
+pub mod log;
 mod message;
 mod nodes;
 mod output;
+mod progress;
+mod ps;
 mod quote;
+mod replay;
 mod result;
 mod run;
 mod send;
@@ -31,6 +37,7 @@ mod status;
 pub mod up;
 mod wait;
 mod watching;
+mod why;
 
 use clap::error::ContextKind;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -73,16 +80,26 @@ enum Verb {
     Status(status::Args),
     /// Wait until a message is done.
     Wait(wait::Args),
+    /// Show a message's way and what it waits for.
+    Why(why::Args),
     /// Ask that messages do not begin, or stop.
     Cancel(cancel::Args),
     /// Show what a command wrote.
     Result(result::Args),
     /// List the nodes.
     Nodes(nodes::Args),
+    /// List a node's processes, or stop, start and restart them.
+    Ps(ps::Args),
     /// List messages of the past and what became of them.
     History(history::Args),
+    /// Send messages of the past again.
+    Replay(replay::Args),
     /// List failures, or follow them.
     Errors(errors::Args),
+    /// Show how this machine's node is, without a link.
+    Local(local::Args),
+    /// Check this machine, its configuration, its broker and its rights; say what to mend.
+    Doctor(doctor::Args),
     /// Check or show the configuration.
     Config(config_verb::Args),
     /// Write a shell's completion script.
@@ -140,11 +157,16 @@ impl Cli {
             Verb::Send(args) => send::run(&session, &args).await,
             Verb::Status(args) => status::run(&session, &args).await,
             Verb::Wait(args) => wait::run(&session, &args).await,
+            Verb::Why(args) => why::run(&session, &args).await,
             Verb::Cancel(args) => cancel::run(&session, &args).await,
             Verb::Result(args) => result::run(&session, &args).await,
             Verb::Nodes(args) => nodes::run(&session, &args).await,
+            Verb::Ps(args) => ps::run(&session, &args).await,
             Verb::History(args) => history::run(&session, &args).await,
+            Verb::Replay(args) => replay::run(&session, &args).await,
             Verb::Errors(args) => errors::run(&session, &args).await,
+            Verb::Doctor(args) => doctor::run(&session, &args).await,
+            Verb::Local(args) => local::run(&session, &args),
             Verb::Config(args) => config_verb::run(&session, &args),
             Verb::Completions(args) => completions::run(&args, Cli::command()),
         }
@@ -184,6 +206,14 @@ mod tests {
             &["edgeward", "cancel", "--node", "ship1", "--queued", "--from", "bob"],
             &["edgeward", "status", "-o", "json", "last", "--server", "nats://127.0.0.1:4222"],
             &["edgeward", "errors", "--follow", "--since", "1h"],
+            &["edgeward", "why", "42", "ship1"],
+            &["edgeward", "nodes", "ship*", "--silent", "--label", "site=north", "--watch"],
+            &["edgeward", "history", "--state", "failed,open", "--since", "2026-11-23", "--until", "1h", "--grep", "x"],
+            &["edgeward", "replay", "42..60", "--to", "ship2", "--dry-run"],
+            &["edgeward", "replay", "--failed", "last"],
+            &["edgeward", "ps", "ship1"],
+            &["edgeward", "ps", "restart", "ship1", "shell", "--wait", "10s"],
+            &["edgeward", "ps", "stop", "ship1", "*"],
         ] {
             assert_eq!(exit_of(line), 0, "{line:?}");
         }
@@ -199,6 +229,19 @@ mod tests {
             &["edgeward", "cancel", "42", "--last"],
             &["edgeward", "send", "ship1", "x", "--file", "f"],
             &["edgeward", "run", "ship1", "x", "--id", "s42"],
+            &["edgeward", "nodes", "a.b"],
+            &["edgeward", "nodes", "--label", "site"],
+            &["edgeward", "history", "--since", "yesterday"],
+            &["edgeward", "history", "--state", "lost"],
+            &["edgeward", "history", "--export", "a", "--export", "b"],
+            &["edgeward", "replay"],
+            &["edgeward", "replay", "60..42"],
+            &["edgeward", "replay", "42", "--failed", "43"],
+            &["edgeward", "replay", "--file", "a", "--file", "b"],
+            &["edgeward", "errors", "--since", "5"],
+            &["edgeward", "ps"],
+            &["edgeward", "ps", "stop", "ship1"],
+            &["edgeward", "ps", "stop", "ship1", "she.ll"],
         ] {
             assert_eq!(exit_of(line), 2, "{line:?}");
         }

@@ -7,10 +7,13 @@ use super::config::{Env, Loaded};
 use super::error::CliError;
 use super::exit::ExitCode;
 use super::session::Session;
+use crate::agent::Host;
 use crate::model::name::NodeName;
 use crate::model::policy::Policy;
 use sd_notify::NotifyState;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -44,18 +47,22 @@ impl NodeArgs {
             Some(node) => node,
             None => host_label()?,
         };
-        let state_dir = self.state_dir.clone().or_else(|| config.state_dir.clone());
-        let state_dir = match state_dir {
-            Some(dir) => dir,
-            None => default_state_dir(&session.env)?,
-        };
+        let state_dir = state_dir(self.state_dir.as_deref(), session, loaded)?;
         let policy = self.policy.clone().or_else(|| config.agent.policy.clone());
         let policy = read_policy(policy.as_deref(), loaded)?;
         Ok(NodePlace { node, state_dir, policy })
     }
 }
 
-fn host_label() -> Result<NodeName, CliError> {
+/// The state folder: as given, else as configured, else the usual one.
+pub(super) fn state_dir(given: Option<&Path>, session: &Session, loaded: &Loaded) -> Result<PathBuf, CliError> {
+    match given.map(Path::to_owned).or_else(|| loaded.config.state_dir.clone()) {
+        Some(dir) => Ok(dir),
+        None => default_state_dir(&session.env),
+    }
+}
+
+pub(super) fn host_label() -> Result<NodeName, CliError> {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let label = name.split('.').next().unwrap_or_default();
     label.parse().map_err(|e| unusable(format!("the host's name gives no node name: {e}")).hint("give --node NAME"))
@@ -75,7 +82,7 @@ fn default_state_dir(env: &Env) -> Result<PathBuf, CliError> {
 }
 
 /// The named policy file, else the one beside the config file; where there is none, credentials decide.
-fn read_policy(named: Option<&Path>, loaded: &Loaded) -> Result<Policy, CliError> {
+pub(super) fn read_policy(named: Option<&Path>, loaded: &Loaded) -> Result<Policy, CliError> {
     let beside =
         loaded.file.as_deref().and_then(Path::parent).unwrap_or(Path::new("/etc/edgeward")).join("policy.toml");
     let path = named.unwrap_or(&beside);
@@ -109,15 +116,43 @@ pub(super) fn stop_on_signal() -> Result<CancellationToken, CliError> {
             _ = term.recv() => {}
             _ = int.recv() => {}
         }
-        notify(&[NotifyState::Stopping]);
+        notify(Word::Stopping);
         told.cancel();
     });
     Ok(stop)
 }
 
-/// Tells systemd that the service is ready, and feeds its watchdog from then on.
+/// systemd, as the agent's host: it hears how the agent is, and its watchdog is fed while the agent gets on.
+pub(super) struct Systemd;
+
+/// How often systemd is told how the agent is, where it has no watchdog.
+const STATUS_EVERY: Duration = Duration::from_secs(15);
+
+impl Host for Systemd {
+    fn ready(&self) {
+        notify(Word::Ready);
+    }
+
+    fn interval(&self) -> Option<Duration> {
+        std::env::var_os("NOTIFY_SOCKET")?;
+        let every = sd_notify::watchdog_enabled().map_or(STATUS_EVERY, |limit| (limit / 3).min(STATUS_EVERY));
+        Some(every.max(Duration::from_millis(100)))
+    }
+
+    fn says(&self, status: &str) {
+        notify(Word::Status(status.to_owned()));
+    }
+
+    fn alive(&self) {
+        if sd_notify::watchdog_enabled().is_some() {
+            notify(Word::Watchdog);
+        }
+    }
+}
+
+/// Tells systemd that a service is ready, and feeds its watchdog from then on.
 pub(super) fn ready() {
-    notify(&[NotifyState::Ready]);
+    notify(Word::Ready);
     if let Some(interval) = sd_notify::watchdog_enabled() {
         tokio::spawn(feed_watchdog(interval / 2));
     }
@@ -127,12 +162,48 @@ async fn feed_watchdog(interval: Duration) {
     let mut ticks = tokio::time::interval(interval.max(Duration::from_millis(100)));
     loop {
         ticks.tick().await;
-        notify(&[NotifyState::Watchdog]);
+        notify(Word::Watchdog);
     }
 }
 
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
+/// What systemd is told.
+enum Word {
+    Ready,
+    Stopping,
+    Status(String),
+    Watchdog,
+}
+
+/// Words that may wait; a systemd that does not listen misses what comes then.
+const WORDS: usize = 16;
+
+/// Tells systemd, from a thread of its own: the socket blocks while nobody reads from it, and the service goes on.
+fn notify(word: Word) {
+    static WAY: OnceLock<Option<SyncSender<Word>>> = OnceLock::new();
+    let start = || {
+        std::env::var_os("NOTIFY_SOCKET")?;
+        let (way, words) = sync_channel(WORDS);
+        std::thread::Builder::new()
+            .name("systemd".to_owned())
+            .spawn(move || words.into_iter().for_each(pass_on))
+            .ok()?;
+        Some(way)
+    };
+    if let Some(way) = WAY.get_or_init(start)
+        && way.try_send(word).is_err()
+    {
+        tracing::debug!("systemd does not listen");
+    }
+}
+
+fn pass_on(word: Word) {
+    let state = match &word {
+        Word::Ready => NotifyState::Ready,
+        Word::Stopping => NotifyState::Stopping,
+        Word::Status(status) => NotifyState::Status(status),
+        Word::Watchdog => NotifyState::Watchdog,
+    };
+    if let Err(error) = sd_notify::notify(&[state]) {
         tracing::debug!(%error, "systemd was not told");
     }
 }

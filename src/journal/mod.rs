@@ -10,14 +10,18 @@
 //! A message's row goes `queued → running → finished` (see [`crate::model::state::Phase`]); the body goes when it is
 //! finished, the row stays, because (from, id) must be known for as long as the stream may give the message again.
 
+mod anchors;
 mod cancel;
 mod damage;
 mod error;
+mod failures;
 mod health;
+mod look;
 mod mark;
 mod meta;
 mod open;
 mod outbox;
+mod processes;
 mod records;
 mod rows;
 mod run;
@@ -30,12 +34,15 @@ mod thin;
 mod work;
 mod writer;
 
+pub use anchors::{Changed, Earlier, Reach};
 pub use cancel::{Cancel, Met, Words};
 pub use error::JournalError;
 pub use health::Condition;
+pub use look::{LookError, OutboxDepth, Picture, RunningTry, look};
 pub use meta::Key;
 pub use open::{Journal, Opened, SPACE};
 pub use outbox::{Class, Entry, EntryId, Report};
+pub use processes::{Change, Effect, Leaving, Obeyed, Order, Process, What};
 pub use records::{Again, Finished};
 pub use rows::HeldRun;
 pub use run::{RunEnd, Started};

@@ -158,7 +158,7 @@ fn whole(folder: &Path) -> Result<(Examined, Option<String>), JournalError> {
 }
 
 /// True where the file's header has our application id, whatever else is wrong with it.
-fn has_our_id(path: &Path) -> bool {
+pub(super) fn has_our_id(path: &Path) -> bool {
     const AT: usize = 68;
     let mut header = [0; 100];
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
@@ -236,7 +236,7 @@ fn prepare(connection: &Connection, path: &Path) -> Result<(), JournalError> {
     Ok(())
 }
 
-fn identity(connection: &Connection) -> Result<Option<(JournalId, String)>, JournalError> {
+pub(super) fn identity(connection: &Connection) -> Result<Option<(JournalId, String)>, JournalError> {
     let (Some(id), Some(node)) = (meta::get(connection, Key::Journal)?, meta::get(connection, Key::Node)?) else {
         return Ok(None);
     };

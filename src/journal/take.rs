@@ -6,6 +6,7 @@ use super::cancel::{self, Cancel, Met, Words};
 use super::error::JournalError;
 use super::open::Journal;
 use super::outbox::{self, Report};
+use super::processes::{self, Obeyed, Order};
 use super::rows::{
     FINISHED, QUEUED, RUNNING, headers_to_json, kind_number, lane_number, ref_at, seq_number, stream_number,
 };
@@ -14,6 +15,7 @@ use super::work::{Ended, Loaded};
 use crate::model::id::{MessageId, MsgRef};
 use crate::model::lanes::RowId;
 use crate::model::message::{Kind, StoredMessage, StreamKind};
+use crate::model::name::Target;
 use crate::model::state::{Phase, State, Step};
 use crate::model::subject::LaneKey;
 use crate::model::time::Timestamp;
@@ -43,6 +45,8 @@ pub enum Door {
     },
     /// It is a cancel: kept, carried out and answered in the same commit.
     Cancel(Cancel),
+    /// It is an order about processes: carried out and answered in the same commit.
+    Order(Order),
 }
 
 /// A message that has arrived.
@@ -53,6 +57,8 @@ pub struct Arrival {
     pub id: MessageId,
     /// Its sender's token, or `_`.
     pub from: String,
+    /// To whom it is, where that could be read: a node or `@group`.
+    pub to: Option<Target>,
     /// Its kind, where that could be read.
     pub kind: Option<Kind>,
     /// What is to become of it.
@@ -78,6 +84,8 @@ pub enum Taken {
     Cancelled(RowId),
     /// It is a cancel that met these.
     CarriedOut(Vec<Met>),
+    /// It is an order that did this.
+    Obeyed(Obeyed),
     /// There was no space for it to wait; it is over, `refused`.
     Refused(RowId),
 }
@@ -144,7 +152,7 @@ pub fn size_of(message: &StoredMessage) -> u64 {
     (message.subject.len() + headers + message.body.len()) as u64
 }
 
-fn set_position(connection: &Connection, at: MsgRef, size: u64) -> Result<(), JournalError> {
+pub(super) fn set_position(connection: &Connection, at: MsgRef, size: u64) -> Result<(), JournalError> {
     connection
         .prepare_cached(
             "INSERT INTO positions (stream, seq, stored_at, size) VALUES (?1, ?2, ?3, ?4)
@@ -168,12 +176,22 @@ struct Here<'a> {
 }
 
 fn take_one(connection: &Connection, arrival: Arrival, here: &Here<'_>) -> Result<Taken, JournalError> {
-    let Arrival { message, id, from, kind, name, door, if_copy, if_full } = arrival;
+    let Arrival { message, id, from, to, kind, name, door, if_copy, if_full } = arrival;
     let at = message.at;
     if is_known(connection, at)? {
         return Ok(Taken::Known);
     }
-    let common = Common { at, id: &id, from: &from, kind, name: &name, now: here.now, begun: false, boot: here.boot };
+    let common = Common {
+        at,
+        id: &id,
+        from: &from,
+        to: to.as_ref(),
+        kind,
+        name: &name,
+        now: here.now,
+        begun: false,
+        boot: here.boot,
+    };
     if let Some((row, first)) = original(connection, &common)? {
         insert(connection, &common, None, Phase::Finished(State::Duplicate), Some(row))?;
         outbox::add(connection, &if_copy(first))?;
@@ -222,6 +240,12 @@ fn take_one(connection: &Connection, arrival: Arrival, here: &Here<'_>) -> Resul
             outbox::add_about(connection, row, at.stream, &here.words.carried_out(&message, &met, here.now))?;
             Ok(Taken::CarriedOut(met))
         }
+        Door::Order(order) => {
+            let obeyed = processes::obey(connection, &order, here.now)?;
+            let row = insert(connection, &common, None, Phase::Finished(obeyed.state()), None)?;
+            outbox::add_about(connection, row, at.stream, &here.words.obeyed(&message, &obeyed, here.now))?;
+            Ok(Taken::Obeyed(obeyed))
+        }
     }
 }
 
@@ -245,6 +269,7 @@ struct Common<'a> {
     at: MsgRef,
     id: &'a MessageId,
     from: &'a str,
+    to: Option<&'a Target>,
     kind: Option<Kind>,
     name: &'a str,
     now: Timestamp,
@@ -268,8 +293,8 @@ fn insert(
     let finished_at = state.map(|_| common.now.nanos());
     connection
         .prepare_cached(
-            "INSERT INTO messages (stream, seq, stored_at, msg_id, sender, kind, lane, phase, attempt, state, received_at, finished_at, original, name, started_at, boot)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+            "INSERT INTO messages (stream, seq, stored_at, msg_id, sender, kind, lane, phase, attempt, state, received_at, finished_at, original, name, target, started_at, boot)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
         )?
         .execute(params![
             stream_number(common.at.stream),
@@ -286,6 +311,7 @@ fn insert(
             finished_at,
             original.map(|row| row.0),
             common.name,
+            common.to.map(ToString::to_string),
             common.begun.then(|| common.now.nanos()),
             common.boot.filter(|_| common.begun),
         ])?;

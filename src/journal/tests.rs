@@ -1,6 +1,8 @@
 //! The journal as a whole: real files, opened again as after a crash.
 
+mod anchors;
 mod damage;
+mod failures;
 mod records;
 mod run;
 mod shares;
@@ -63,6 +65,7 @@ fn arrival(seq: u64, id: &str, door: Door) -> Arrival {
         },
         id: MessageId::try_from(id.to_owned()).unwrap(),
         from: "ops".into(),
+        to: Some("n1".parse().unwrap()),
         kind: Some(Kind::Command),
         door,
         name: "shell".into(),
@@ -95,6 +98,9 @@ impl Words for Said {
     }
     fn carried_out(&self, cancel: &StoredMessage, met: &[Met], _: Timestamp) -> Vec<Report> {
         vec![report(&format!("{} met {}", cancel.at, met.len()))]
+    }
+    fn obeyed(&self, order: &StoredMessage, obeyed: &Obeyed, _: Timestamp) -> Vec<Report> {
+        vec![report(&format!("{} did {:?}", order.at, obeyed.effects))]
     }
 }
 

@@ -218,20 +218,26 @@ async fn an_agent_is_ready_without_a_broker_and_works_once_there_is_one() {
             let mut buffer = [0; 256];
             let count = systemd.recv(&mut buffer).map_err(|e| e.to_string())?;
             let text = String::from_utf8_lossy(&buffer[..count]).into_owned();
-            if text.lines().any(|line| line == word) { Ok(()) } else { Err(text) }
+            if text.lines().any(|line| line.contains(word)) { Ok(text) } else { Err(text) }
         })
-        .await;
+        .await
     };
     let agent = Process::agent("ship1", &fleet.broker.url())
         .env("NOTIFY_SOCKET", socket.to_str().unwrap())
         .env("WATCHDOG_USEC", "500000");
     fleet.add("ship1", agent);
     heard("READY=1").await;
+    // Without a link it is well, and says since when it has none.
+    heard("STATUS=ship1: silent since 2").await;
     heard("WATCHDOG=1").await;
     assert!(fleet.agent("ship1").state_dir().join("journal.db").exists());
     fleet.broker.server.restart().await.unwrap();
     wait_until(SOON, "contact", async || fleet.status("ship1").await).await;
     assert_eq!(fleet.run("ship1", "shell", "echo here").await.stdout.as_deref(), Some("here\n"));
+    heard("STATUS=ship1: in contact since 2").await;
+    fleet.command("ship1", "shell", "sleep 1000").await;
+    fleet.command("ship1", "shell", "true").await;
+    heard("; 1 running, 1 queued").await;
     fleet.agent("ship1").signal(Signal::TERM);
     heard("STOPPING=1").await;
     assert!(fleet.agent("ship1").exited(SOON).await.success());

@@ -30,6 +30,19 @@ fn installed(folder: &Path) -> Vec<PathBuf> {
     UNITS.iter().map(install).collect()
 }
 
+/// The agent's unit with one of its drop-ins, as it is installed.
+fn installed_with(folder: &Path, dropin: &str) -> PathBuf {
+    let agent = installed(folder).swap_remove(0);
+    let dropins = folder.join("edgeward-agent.service.d");
+    std::fs::create_dir(&dropins).unwrap();
+    std::fs::write(dropins.join(dropin), sample(&format!("edgeward-agent.service.d/{dropin}"))).unwrap();
+    agent
+}
+
+fn said(output: std::process::Output) -> String {
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
+
 fn has_systemd_analyze() -> bool {
     let found = Command::new("systemd-analyze").arg("--version").output().is_ok();
     if !found {
@@ -53,6 +66,45 @@ fn systemd_takes_the_units_without_a_word() {
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.success(), "{said}");
     assert!(!UNITS.iter().any(|unit| said.contains(unit)), "{said}");
+}
+
+#[test]
+fn systemd_takes_both_variants_of_the_agent() {
+    if !has_systemd_analyze() {
+        return;
+    }
+    for dropin in ["open.conf", "hardened.conf"] {
+        let folder = tempfile::tempdir().unwrap();
+        let agent = installed_with(folder.path(), dropin);
+        let verify = |agent: &Path| {
+            let mut command = Command::new("systemd-analyze");
+            command.args(["verify", "--man=no", "--recursive-errors=no"]).arg(agent).output().unwrap()
+        };
+        let output = verify(&agent);
+        let (is_well, words) = (output.status.success(), said(output));
+        assert!(is_well && !words.contains("edgeward-agent"), "{dropin}: {words}");
+        // The drop-in is looked at: one with a typo is told of.
+        let path = folder.path().join("edgeward-agent.service.d").join(dropin);
+        std::fs::write(&path, "[Service]\nProtectHomes=yes\n").unwrap();
+        assert!(said(verify(&agent)).contains("ProtectHomes"), "{dropin}");
+    }
+}
+
+#[test]
+fn the_hardened_agent_is_confined_and_the_open_one_is_not() {
+    if !has_systemd_analyze() {
+        return;
+    }
+    let exposure = |dropin: &str, threshold: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let agent = installed_with(folder.path(), dropin);
+        let threshold = format!("--threshold={threshold}");
+        let args = ["security", "--no-pager", "--offline=yes", &threshold];
+        Command::new("systemd-analyze").args(args).arg(agent).output().unwrap()
+    };
+    let hardened = exposure("hardened.conf", "25");
+    assert!(hardened.status.success(), "{}", said(hardened));
+    assert!(!exposure("open.conf", "25").status.success());
 }
 
 #[test]
