@@ -3,7 +3,9 @@
 //! One task, one queue of events; what takes time runs elsewhere and comes back as an event:
 //!
 //! ```text
-//! arrived (intake)   → judge → one commit: taken, and begun where the lane is free → answer intake → workers
+//! arrived (intake)   → judge → one commit: taken, and begun where the lane is free, and over where the method needs no
+//!                      running → answer intake → workers
+//! passed (worker)    → so many are over, and a message behind them is the head that runs
 //! over (worker)      → the lane's next head may start
 //! try again (worker) → the lane waits, then its head may start again
 //! gone (worker)      → the head was cancelled meanwhile: the journal tells the lane's head
@@ -19,6 +21,7 @@ mod steer;
 use super::control;
 use super::node::Node;
 use super::reports::Times;
+use super::run;
 use super::worker::{self, Begun, JOURNAL_WAIT, Stops};
 use crate::journal::{Arrival, Door, Full, JournalError, Key, Report, Taken, Words};
 use crate::killpoint::{Point, here};
@@ -52,8 +55,10 @@ const LANES_SHOWN: usize = 32;
 pub(crate) enum Event {
     /// Messages of one stream, in order. The answer comes when they are durable.
     Arrived { messages: Vec<StoredMessage>, answer: oneshot::Sender<Result<(), JournalError>> },
+    /// So many messages of a lane are terminal, and `head` is the one that runs, or the last one that did.
+    Passed { lane: LaneKey, count: u64, head: RowId },
     /// The head of a lane is terminal.
-    Over { lane: LaneKey, next: Option<RowId> },
+    Over { lane: LaneKey, row: RowId, next: Option<RowId> },
     /// The head of a lane is tried again after a while.
     TryAgain { lane: LaneKey, row: RowId, wait: Duration },
     /// The wait is over.
@@ -171,9 +176,12 @@ impl Dispatcher {
                 // Intake may have given up waiting; then it asks the broker again.
                 drop(answer.send(taken));
             }
-            Event::Over { lane, next } => {
+            Event::Passed { lane, count, head } => self.lanes.passed(&lane, count, head),
+            Event::Over { lane, row, next } => {
                 self.stops.remove(&lane);
-                self.lanes.finished(&lane, next);
+                if !self.lanes.finished(&lane, next) {
+                    self.look_again(lane, row).await;
+                }
             }
             Event::TryAgain { lane, row, wait } => {
                 self.stops.remove(&lane);
@@ -250,7 +258,7 @@ impl Dispatcher {
         starting: &mut usize,
     ) -> (Arrival, Judged) {
         let admitted = match self.node.admit(&message) {
-            Ok(admitted) => admitted,
+            Ok(admitted) => Arc::new(admitted),
             Err(rejected) => return (self.refused(message, *rejected, now), Judged::Over),
         };
         let is_control = admitted.subject.kind == Kind::Control;
@@ -274,9 +282,14 @@ impl Dispatcher {
         }
         let held = self.lanes.is_held() && lane.kind == Kind::Command || self.lanes.is_stopped(&lane.method);
         let start = is_free && !held && self.lanes.has_room_for(*starting + 1);
+        if start && let Some(ended) = worker::at_once(&self.node, &admitted, &message.body, now) {
+            // What comes behind it finds the lane as free.
+            lanes_here.remove(&lane);
+            return (self.arrival(message, &admitted, Door::AtOnce(ended), now), Judged::Over);
+        }
         *starting += usize::from(start);
         let begun = start.then(|| Begun {
-            message: admitted.clone(),
+            message: Admitted::clone(&admitted),
             body: message.body.clone(),
             attempt: 1,
             received_at: now,
@@ -286,10 +299,10 @@ impl Dispatcher {
         (self.arrival(message, &admitted, door, now), Judged::Queued { lane, begun: begun.map(Box::new) })
     }
 
-    fn arrival(&self, message: StoredMessage, admitted: &Admitted, door: Door, now: Timestamp) -> Arrival {
-        let node = Arc::clone(&self.node);
+    fn arrival(&self, message: StoredMessage, admitted: &Arc<Admitted>, door: Door, now: Timestamp) -> Arrival {
+        // What is told of copies and of what finds no space is made where there is one: nearly never.
+        let (node, copy) = (Arc::clone(&self.node), Arc::clone(admitted));
         let times = Times { received: now, started: None, finished: None };
-        let record = self.node.filled(admitted, 0, times, State::Duplicate);
         Arrival {
             id: admitted.id.clone(),
             from: admitted.subject.from.to_string(),
@@ -301,13 +314,13 @@ impl Dispatcher {
                 |lane| format!("{}.{lane}", admitted.subject.method),
             ),
             door,
-            if_copy: Box::new(move |first| vec![node.copy(record, first)]),
+            if_copy: Box::new(move |first| vec![node.copy(node.filled(&copy, 0, times, State::Duplicate), first)]),
             if_full: self.if_full(admitted, now),
         }
     }
 
-    fn if_full(&self, admitted: &Admitted, now: Timestamp) -> Box<dyn FnOnce(Full) -> Vec<Report> + Send> {
-        let (node, admitted) = (Arc::clone(&self.node), admitted.clone());
+    fn if_full(&self, admitted: &Arc<Admitted>, now: Timestamp) -> Box<dyn FnOnce(Full) -> Vec<Report> + Send> {
+        let (node, admitted) = (Arc::clone(&self.node), Arc::clone(admitted));
         Box::new(move |full| {
             let times = Times { received: now, started: None, finished: Some(now) };
             let outcome = Outcome::ended(State::Refused, Code::LaneFull, full.to_string());
@@ -374,10 +387,13 @@ impl Dispatcher {
         self.stops.insert(lane.clone(), (row, stop.clone()));
         let stops = Stops { stop, cut: self.cut.clone(), changed: AtomicBool::new(false) };
         self.workers.spawn(async move {
-            let end = worker::work(node, &lane, row, begun, &stops).await;
+            let run::Worked { passed, row, end } = run::work(node, &lane, row, begun, &stops).await;
             // First, so that nothing of a process starts that has just been stopped.
             if stops.changed.load(Ordering::Relaxed) {
                 handle.tell(Event::Processes).await;
+            }
+            if passed > 0 {
+                handle.tell(Event::Passed { lane: lane.clone(), count: passed, head: row }).await;
             }
             handle.tell(end.into_event(lane, row)).await;
         });

@@ -21,6 +21,7 @@ mod places;
 mod recover;
 mod reports;
 mod results;
+mod run;
 mod status;
 mod supervisor;
 mod upkeep;

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Entries that are under way at once.
-const WINDOW: usize = 256;
+const WINDOW: usize = 512;
 
 /// Bytes that are under way at once, about; one entry at least.
 const WINDOW_BYTES: usize = 4 << 20;
@@ -101,6 +101,8 @@ struct Outbox {
     class: Class,
     /// Entries up to this one are done; their rows go with some later commit.
     done_up_to: EntryId,
+    /// Entries read already that come next.
+    ahead: Vec<Entry>,
     backoff: Backoff,
     /// When it was last said that records are refused.
     complained: Option<Instant>,
@@ -114,6 +116,7 @@ impl Outbox {
             node,
             class,
             done_up_to: EntryId(0),
+            ahead: Vec::new(),
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
             complained: None,
             failures: 0,
@@ -142,9 +145,24 @@ enum Passed {
 }
 
 impl Outbox {
+    async fn window(&self, after: EntryId) -> Result<Vec<Entry>, JournalError> {
+        self.node.journal.outbox(self.class, after, WINDOW, WINDOW_BYTES).await
+    }
+
+    /// What comes after a full window, read while that is under way: nothing waits for the journal where much is to leave.
+    async fn window_behind(&self, entries: &[Entry]) -> Result<Vec<Entry>, JournalError> {
+        match entries.last() {
+            Some(last) if entries.len() == WINDOW => self.window(last.id).await,
+            _ => Ok(Vec::new()),
+        }
+    }
+
     /// Sends one window of entries.
     async fn pass(&mut self) -> Result<Passed, JournalError> {
-        let entries = self.node.journal.outbox(self.class, self.done_up_to, WINDOW, WINDOW_BYTES).await?;
+        let entries = match std::mem::take(&mut self.ahead) {
+            ahead if ahead.is_empty() => self.window(self.done_up_to).await?,
+            ahead => ahead,
+        };
         if entries.is_empty() {
             // What a failing disk kept from being removed goes now.
             let failures = self.node.journal.failures();
@@ -161,7 +179,7 @@ impl Outbox {
             self.node.lease.held().await;
         }
         let sent = entries.iter().map(|entry| send(&self.node, entry));
-        let fates = futures::future::join_all(sent).await;
+        let (fates, ahead) = tokio::join!(futures::future::join_all(sent), self.window_behind(&entries));
         here(Point::Published);
         let mut done = Vec::new();
         let mut in_order = true;
@@ -188,6 +206,7 @@ impl Outbox {
         here(Point::Removed);
         if in_order {
             self.backoff.reset();
+            self.ahead = ahead?;
             return Ok(Passed::Some);
         }
         Ok(Passed::Later)

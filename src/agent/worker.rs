@@ -69,7 +69,7 @@ impl End {
     /// As the dispatcher is told.
     pub(crate) fn into_event(self, lane: LaneKey, row: RowId) -> Event {
         match self {
-            End::Over { next } => Event::Over { lane, next },
+            End::Over { next } => Event::Over { lane, row, next },
             End::TryAgain { wait } => Event::TryAgain { lane, row, wait },
             End::Gone => Event::Gone { lane, row },
         }
@@ -86,6 +86,19 @@ pub(crate) struct Stops {
     pub(crate) changed: AtomicBool,
 }
 
+/// What comes of a message that is over as it is taken, with its record: one that neither waits nor changes anything.
+/// One that fails or panics over it runs, where that has its consequences.
+pub(crate) fn at_once(node: &Node, message: &Admitted, body: &Bytes, now: Timestamp) -> Option<Ended> {
+    let handler = node.registry.get(message.subject.method.as_str())?;
+    let work = Work { message: message.clone(), body: body.clone(), attempt: 1 };
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| handler.at_once(&work, &node.name, node))).ok()??;
+    if outcome.state != State::Succeeded {
+        return None;
+    }
+    let times = Times { received: now, started: Some(now), finished: Some(now) };
+    Some(Ended { state: outcome.state, reports: node.terminal(message, 1, times, &outcome) })
+}
+
 /// Works on the head of a lane. `begun` where its try began when it was taken. `stop` ends the try early: a cancel, or
 /// the agent stopping; the journal knows which.
 pub(crate) async fn work(node: Arc<Node>, lane: &LaneKey, row: RowId, begun: Option<Begun>, stops: &Stops) -> End {
@@ -100,19 +113,26 @@ pub(crate) async fn work(node: Arc<Node>, lane: &LaneKey, row: RowId, begun: Opt
     here(Point::Started);
     let outcome = try_once(&node, row, &begun, &stops.stop).await;
     here(Point::Ended);
+    end_try(&node, row, &begun, outcome, stops).await.unwrap_or_else(|error| lost(lane, row, &error))
+}
+
+/// Keeps the end of a try, and follows what the error kernel says about it.
+pub(super) async fn end_try(
+    node: &Arc<Node>,
+    row: RowId,
+    begun: &Begun,
+    outcome: Outcome,
+    stops: &Stops,
+) -> Result<End, JournalError> {
     // Asked once, however often the journal has to be.
-    let ruling = kernel::of_try(&node, &begun.message, &outcome, &stops.cut).await;
-    match settle_at_last(&node, row, &begun, (outcome, ruling.as_ref()), &stops.cut).await {
-        Ok(end) => {
-            if let Some(ruling) = ruling.filter(|ruling| ruling.directive >= Directive::Restart) {
-                here(Point::Directed);
-                stops.changed.store(true, Ordering::Relaxed);
-                node.follow(&ruling);
-            }
-            end
-        }
-        Err(error) => lost(lane, row, &error),
+    let ruling = kernel::of_try(node, &begun.message, &outcome, &stops.cut).await;
+    let end = settle_at_last(node, row, begun, (outcome, ruling.as_ref()), &stops.cut).await?;
+    if let Some(ruling) = ruling.filter(|ruling| ruling.directive >= Directive::Restart) {
+        here(Point::Directed);
+        stops.changed.store(true, Ordering::Relaxed);
+        node.follow(&ruling);
     }
+    Ok(end)
 }
 
 /// Settles, again and again where the journal cannot be written: what has run must not be forgotten, nor run twice.
@@ -124,21 +144,31 @@ async fn settle_at_last(
     cut: &CancellationToken,
 ) -> Result<End, JournalError> {
     let (outcome, ruling) = ended;
-    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    let mut backoff = journal_backoff();
     loop {
         match settle(node, row, begun, outcome.clone(), ruling).await {
-            Err(error) if error.may_heal() && !cut.is_cancelled() => tokio::select! {
-                biased;
-                () = cut.cancelled() => {}
-                () = tokio::time::sleep(backoff.next_wait()) => {}
-            },
+            Err(error) if error.may_heal() && !cut.is_cancelled() => wait(&mut backoff, cut).await,
             settled => return settled,
         }
     }
 }
 
+/// How patiently the journal is asked again.
+pub(super) fn journal_backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(100), Duration::from_secs(5))
+}
+
+/// Waits before the journal is asked once more.
+pub(super) async fn wait(backoff: &mut Backoff, cut: &CancellationToken) {
+    tokio::select! {
+        biased;
+        () = cut.cancelled() => {}
+        () = tokio::time::sleep(backoff.next_wait()) => {}
+    }
+}
+
 /// The journal could not be written: the lane waits and its head is taken up again.
-fn lost(lane: &LaneKey, row: RowId, error: &JournalError) -> End {
+pub(super) fn lost(lane: &LaneKey, row: RowId, error: &JournalError) -> End {
     // What the disk does not take the journal tells itself.
     if error.may_heal() {
         tracing::debug!(%lane, row = row.0, %error, "not begun");
@@ -154,7 +184,18 @@ async fn begin(node: &Arc<Node>, row: RowId) -> Result<Result<Begun, End>, Journ
     let now = node.clock.now();
     let judge_node = Arc::clone(node);
     let judge = move |loaded: &Loaded| judge(&judge_node, loaded, now);
-    match node.journal.start(row, now, judge).await? {
+    let decision = node.journal.start(row, now, judge).await?;
+    begun(node, row, decision, now)
+}
+
+/// The try that has begun, or what there is instead.
+pub(super) fn begun(
+    node: &Node,
+    row: RowId,
+    decision: Decision,
+    now: Timestamp,
+) -> Result<Result<Begun, End>, JournalError> {
+    match decision {
         Decision::Over { next } => {
             node.wakes.ring(crate::journal::Class::Ack);
             node.wakes.ring(crate::journal::Class::Error);
@@ -176,7 +217,7 @@ async fn begin(node: &Arc<Node>, row: RowId) -> Result<Result<Begun, End>, Journ
     }
 }
 
-fn judge(node: &Node, loaded: &Loaded, now: Timestamp) -> Verdict {
+pub(super) fn judge(node: &Node, loaded: &Loaded, now: Timestamp) -> Verdict {
     let times = Times { received: loaded.received_at, started: None, finished: Some(now) };
     match node.admit(&loaded.message) {
         Err(rejected) => Verdict::Over(Ended { state: State::Refused, reports: node.refusal(&rejected, now) }),
@@ -203,7 +244,7 @@ fn expired(message: &Admitted, now: Timestamp) -> Outcome {
     Outcome::ended(State::Expired, Code::Expired, format!("it was to begin by {start_by}; it is {now}"))
 }
 
-async fn try_once(node: &Arc<Node>, row: RowId, begun: &Begun, stop: &CancellationToken) -> Outcome {
+pub(super) async fn try_once(node: &Arc<Node>, row: RowId, begun: &Begun, stop: &CancellationToken) -> Outcome {
     let Some(handler) = node.registry.get(begun.message.subject.method.as_str()).cloned() else {
         return Outcome::ended(State::Refused, Code::UnknownMethod, "the method is gone");
     };
@@ -302,7 +343,7 @@ fn jittered(wait: Duration) -> Duration {
 }
 
 impl Begun {
-    fn times(&self, finished: Option<Timestamp>) -> Times {
+    pub(super) fn times(&self, finished: Option<Timestamp>) -> Times {
         Times { received: self.received_at, started: Some(self.started_at), finished }
     }
 }

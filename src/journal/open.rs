@@ -37,6 +37,9 @@ pub struct Journal {
     _lock: Arc<File>,
 }
 
+/// Pages that SQLite may hold in memory, in KiB: what is read and written lies close together.
+const CACHE_KIB: i64 = 1024;
+
 /// What the write-ahead log may keep of its largest size, in bytes.
 const WAL_KEPT: i64 = 16 << 20;
 
@@ -217,6 +220,7 @@ fn prepare(connection: &Connection, path: &Path) -> Result<(), JournalError> {
         return Err(JournalError::Sqlite("SQLite does not keep synchronous=FULL".to_owned()));
     }
     connection.pragma_update(None, "journal_size_limit", WAL_KEPT)?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.execute_batch(TABLES)?;
     for (table, column, kind) in LATER_COLUMNS {
         if !connection.column_exists(None, table, column)? {

@@ -29,7 +29,7 @@ impl Class {
     /// The classes that leave to the broker.
     pub const PUBLISHED: [Class; 3] = [Class::Ack, Class::Error, Class::Message];
 
-    fn number(self) -> i64 {
+    pub(super) fn number(self) -> i64 {
         match self {
             Class::Ack => 0,
             Class::Error => 1,
@@ -172,13 +172,13 @@ impl Journal {
     pub async fn published(&self, class: Class, up_to: EntryId, others: Vec<EntryId>) -> Result<(), JournalError> {
         self.writer
             .lazily(move |connection| {
-                let mut gone: Vec<EntryId> = connection
-                    .prepare_cached("SELECT id FROM outbox WHERE class = ?1 AND parked IS NULL AND id <= ?2")?
-                    .query_map(params![class.number(), up_to.0], |row| Ok(EntryId(row.get(0)?)))?
-                    .collect::<Result<_, _>>()?;
-                gone.extend(others);
-                gone.iter().try_for_each(|entry| super::records::keep(connection, *entry))?;
-                remove(connection, &gone)
+                super::records::keep_up_to(connection, class, up_to)?;
+                connection
+                    .prepare_cached("DELETE FROM outbox WHERE class = ?1 AND parked IS NULL AND id <= ?2")?
+                    .execute(params![class.number(), up_to.0])?;
+                let others: Vec<EntryId> = others.into_iter().filter(|entry| *entry > up_to).collect();
+                others.iter().try_for_each(|entry| super::records::keep(connection, *entry))?;
+                remove(connection, &others)
             })
             .await
     }

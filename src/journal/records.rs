@@ -9,7 +9,7 @@
 use super::error::JournalError;
 use super::meta::{self, Key};
 use super::open::Journal;
-use super::outbox::{self, EntryId, Report};
+use super::outbox::{self, Class, EntryId, Report};
 use super::rows::{ref_at, seq_number, stream_number};
 use crate::model::id::{MessageId, MsgRef, StreamSeq};
 use crate::model::message::StreamKind;
@@ -59,6 +59,17 @@ pub enum Again {
         /// When it was taken, begun and over.
         times: (Timestamp, Option<Timestamp>, Option<Timestamp>),
     },
+}
+
+/// Keeps the records in the entries of a class up to this one, those that are to be kept.
+pub(super) fn keep_up_to(connection: &Connection, class: Class, up_to: EntryId) -> Result<(), JournalError> {
+    let entries: Vec<EntryId> = connection
+        .prepare_cached(
+            "SELECT id FROM outbox WHERE class = ?1 AND parked IS NULL AND id <= ?2 AND message IS NOT NULL",
+        )?
+        .query_map(params![class.number(), up_to.0], |row| Ok(EntryId(row.get(0)?)))?
+        .collect::<Result<_, _>>()?;
+    entries.into_iter().try_for_each(|entry| keep(connection, entry))
 }
 
 /// Keeps the record in this entry, where it is one to keep.

@@ -11,7 +11,7 @@ use super::rows::{
     FINISHED, QUEUED, RUNNING, headers_to_json, kind_number, lane_number, ref_at, seq_number, stream_number,
 };
 use super::shares::{self, Full};
-use super::work::Loaded;
+use super::work::{Ended, Loaded};
 use crate::model::id::{MessageId, MsgRef};
 use crate::model::lanes::RowId;
 use crate::model::message::{Kind, StoredMessage, StreamKind};
@@ -32,6 +32,8 @@ pub enum Door {
         /// The lane is free and so is a place to run.
         start: bool,
     },
+    /// Its lane is free and its method needs no running: taken and finished are one.
+    AtOnce(Ended),
     /// It is over: refused, or a control message that was acted on.
     Over {
         /// Its terminal state.
@@ -179,20 +181,32 @@ fn take_one(connection: &Connection, arrival: Arrival, here: &Here<'_>) -> Resul
     if is_known(connection, at)? {
         return Ok(Taken::Known);
     }
-    let common = Common { at, id: &id, from: &from, to: to.as_ref(), kind, name: &name, now: here.now };
+    let common = Common {
+        at,
+        id: &id,
+        from: &from,
+        to: to.as_ref(),
+        kind,
+        name: &name,
+        now: here.now,
+        begun: false,
+        boot: here.boot,
+    };
     if let Some((row, first)) = original(connection, &common)? {
         insert(connection, &common, None, Phase::Finished(State::Duplicate), Some(row))?;
         outbox::add(connection, &if_copy(first))?;
         return Ok(Taken::Copy(row));
     }
+    if matches!(door, Door::Queue { .. } | Door::AtOnce(_))
+        && let Some(by) = cancel::standing(connection, &from, &id, here.now)?
+    {
+        let row = insert(connection, &common, None, Phase::Queued.next(Step::Finish(State::Cancelled))?, None)?;
+        let loaded = Loaded { message, received_at: here.now, started_at: None, attempt: 0 };
+        outbox::add_about(connection, row, at.stream, &here.words.cancelled(&loaded, &by, here.now))?;
+        return Ok(Taken::Cancelled(row));
+    }
     match door {
         Door::Queue { lane, start } => {
-            if let Some(by) = cancel::standing(connection, &from, &id, here.now)? {
-                let row = insert(connection, &common, None, Phase::Queued.next(Step::Finish(State::Cancelled))?, None)?;
-                let loaded = Loaded { message, received_at: here.now, started_at: None, attempt: 0 };
-                outbox::add_about(connection, row, at.stream, &here.words.cancelled(&loaded, &by, here.now))?;
-                return Ok(Taken::Cancelled(row));
-            }
             let lane = lane_number(connection, &lane)?;
             // What begins at once does not wait: a full journal stops nobody whose lane is free.
             let waiting = if start { None } else { Some(size_of(&message)) };
@@ -204,11 +218,14 @@ fn take_one(connection: &Connection, arrival: Arrival, here: &Here<'_>) -> Resul
                 return Ok(Taken::Refused(row));
             }
             let phase = if start { Phase::Queued.next(Step::Start)? } else { Phase::Queued };
-            let row = insert(connection, &common, Some(lane), phase, None)?;
+            let row = insert(connection, &Common { begun: start, ..common }, Some(lane), phase, None)?;
             keep_body(connection, row, &message)?;
-            if start {
-                super::work::note_start(connection, row, here.now, here.boot)?;
-            }
+            Ok(Taken::New(row))
+        }
+        Door::AtOnce(Ended { state, reports }) => {
+            let finished = Phase::Queued.next(Step::Start)?.next(Step::Finish(state))?;
+            let row = insert(connection, &Common { begun: true, ..common }, None, finished, None)?;
+            outbox::add_about(connection, row, at.stream, &reports)?;
             Ok(Taken::New(row))
         }
         Door::Over { state, reports, remember } => {
@@ -256,6 +273,9 @@ struct Common<'a> {
     kind: Option<Kind>,
     name: &'a str,
     now: Timestamp,
+    /// Its first try begins with its being taken.
+    begun: bool,
+    boot: Option<&'a str>,
 }
 
 fn insert(
@@ -273,8 +293,8 @@ fn insert(
     let finished_at = state.map(|_| common.now.nanos());
     connection
         .prepare_cached(
-            "INSERT INTO messages (stream, seq, stored_at, msg_id, sender, kind, lane, phase, attempt, state, received_at, finished_at, original, name, target)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+            "INSERT INTO messages (stream, seq, stored_at, msg_id, sender, kind, lane, phase, attempt, state, received_at, finished_at, original, name, target, started_at, boot)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
         )?
         .execute(params![
             stream_number(common.at.stream),
@@ -285,13 +305,15 @@ fn insert(
             kind_number(common.kind),
             lane,
             number,
-            phase.attempt(),
+            u32::from(common.begun),
             state,
             common.now.nanos(),
             finished_at,
             original.map(|row| row.0),
             common.name,
             common.to.map(ToString::to_string),
+            common.begun.then(|| common.now.nanos()),
+            common.boot.filter(|_| common.begun),
         ])?;
     Ok(RowId(connection.last_insert_rowid()))
 }

@@ -4,6 +4,7 @@ mod anchors;
 mod damage;
 mod failures;
 mod records;
+mod run;
 mod shares;
 mod thin;
 mod trouble;

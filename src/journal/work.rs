@@ -76,28 +76,7 @@ impl Journal {
         judge: impl FnOnce(&Loaded) -> Verdict + Send + 'static,
     ) -> Result<Decision, JournalError> {
         let boot = self.boot.clone();
-        self.writer
-            .call(move |connection| {
-                let before = phase(connection, row)?;
-                if let Phase::Finished(_) = before {
-                    return Ok(Decision::Gone);
-                }
-                let mut loaded = load(connection, row)?;
-                match judge(&loaded) {
-                    Verdict::Start => {
-                        let next = before.next(Step::Start)?;
-                        connection
-                            .prepare_cached("UPDATE messages SET phase = ?2, attempt = ?3 WHERE id = ?1")?
-                            .execute(params![row.0, RUNNING, next.attempt()])?;
-                        note_start(connection, row, now, boot.as_deref())?;
-                        loaded.attempt = next.attempt();
-                        Ok(Decision::Started(loaded))
-                    }
-                    Verdict::Later => Ok(Decision::Later),
-                    Verdict::Over(ended) => Ok(Decision::Over { next: end(connection, row, ended, now)? }),
-                }
-            })
-            .await
+        self.writer.call(move |connection| start(connection, row, now, boot.as_deref(), judge)).await
     }
 
     /// A message has its terminal state; it and what is to be told are one commit. Gives the lane's new head.
@@ -233,15 +212,44 @@ impl Journal {
     }
 }
 
-pub(super) fn note_start(
+pub(super) fn start(
     connection: &Connection,
     row: RowId,
     now: Timestamp,
     boot: Option<&str>,
+    judge: impl FnOnce(&Loaded) -> Verdict,
+) -> Result<Decision, JournalError> {
+    let before = phase(connection, row)?;
+    if let Phase::Finished(_) = before {
+        return Ok(Decision::Gone);
+    }
+    let mut loaded = load(connection, row)?;
+    match judge(&loaded) {
+        Verdict::Start => {
+            let running = before.next(Step::Start)?;
+            begin(connection, row, running, now, boot)?;
+            loaded.attempt = running.attempt();
+            Ok(Decision::Started(loaded))
+        }
+        Verdict::Later => Ok(Decision::Later),
+        Verdict::Over(ended) => Ok(Decision::Over { next: end(connection, row, ended, now)? }),
+    }
+}
+
+/// Keeps that a try has begun.
+pub(super) fn begin(
+    connection: &Connection,
+    row: RowId,
+    running: Phase,
+    now: Timestamp,
+    boot: Option<&str>,
 ) -> Result<(), JournalError> {
     connection
-        .prepare_cached("UPDATE messages SET started_at = ?2, boot = ?3, pid = NULL, pid_start = NULL WHERE id = ?1")?
-        .execute(params![row.0, now.nanos(), boot])?;
+        .prepare_cached(
+            "UPDATE messages SET phase = ?2, attempt = ?3, started_at = ?4, boot = ?5, pid = NULL, pid_start = NULL
+             WHERE id = ?1",
+        )?
+        .execute(params![row.0, RUNNING, running.attempt(), now.nanos(), boot])?;
     Ok(())
 }
 
@@ -269,6 +277,17 @@ pub(super) fn end(
     ended: Ended,
     now: Timestamp,
 ) -> Result<Option<RowId>, JournalError> {
+    let lane = finish(connection, row, &ended, now)?;
+    head_of(connection, lane)
+}
+
+/// Keeps a message's end; gives the number of its lane.
+pub(super) fn finish(
+    connection: &Connection,
+    row: RowId,
+    ended: &Ended,
+    now: Timestamp,
+) -> Result<Option<i64>, JournalError> {
     let Phase::Finished(state) = phase(connection, row)?.next(Step::Finish(ended.state))? else {
         return Err(JournalError::NoRow(row.0));
     };
@@ -279,8 +298,13 @@ pub(super) fn end(
         .query_row(params![row.0, FINISHED, state.as_str(), now.nanos()], |r| Ok((r.get(0)?, r.get(1)?)))?;
     connection.prepare_cached("DELETE FROM bodies WHERE id = ?1")?.execute([row.0])?;
     outbox::add_about(connection, row, stream_of(stream), &ended.reports)?;
-    let next = connection
+    Ok(lane)
+}
+
+/// The head of a lane; `None` where it is empty.
+pub(super) fn head_of(connection: &Connection, lane: Option<i64>) -> Result<Option<RowId>, JournalError> {
+    let head = connection
         .prepare_cached("SELECT min(id) FROM messages WHERE lane = ?1 AND phase < 3")?
         .query_row([lane], |r| r.get::<_, Option<i64>>(0))?;
-    Ok(next.map(RowId))
+    Ok(head.map(RowId))
 }

@@ -23,6 +23,9 @@ const GROUP: usize = 512;
 /// How long a lazy write may wait for company.
 const LAZY: Duration = Duration::from_millis(100);
 
+/// After so long without a request the memory that SQLite does not need is given back.
+const REST: Duration = Duration::from_secs(1);
+
 /// One request: does its part inside a transaction, answers once that is committed.
 trait Job: Send {
     fn run(&mut self, tx: &mut Transaction<'_>) -> Result<(), JournalError>;
@@ -160,10 +163,19 @@ async fn write(mut ledger: Ledger, mut queue: mpsc::Receiver<Box<dyn Job>>) {
     let mut group: Vec<Box<dyn Job>> = Vec::new();
     // When the oldest lazy request of the group is to be done at the latest.
     let mut due = None;
+    // When it has been quiet long enough.
+    let mut rest = None;
     loop {
-        let next = match due {
+        let next = match due.or(rest) {
             None => Ok(queue.recv().await),
-            Some(due) => timeout_at(due, queue.recv()).await,
+            Some(at) => timeout_at(at, queue.recv()).await,
+        };
+        rest = match next {
+            Err(_) if group.is_empty() => {
+                ledger.rest();
+                None
+            }
+            _ => Some(Instant::now() + REST),
         };
         let closed = matches!(next, Ok(None));
         let mut now = next.is_err() || closed;
@@ -201,6 +213,12 @@ struct Ledger {
 }
 
 impl Ledger {
+    fn rest(&self) {
+        if let Err(error) = self.connection.release_memory() {
+            tracing::debug!(%error, "memory is kept");
+        }
+    }
+
     fn read(&mut self, mut job: Box<dyn Job>) {
         let done = self.connection.transaction().map_err(JournalError::from).and_then(|mut tx| {
             // Its own error is in its answer.

@@ -92,6 +92,12 @@ pub trait Handler: Send + Sync {
     /// Does it once. Never panics on any body; ends soon after `cx.stop`.
     fn run<'a>(&'a self, work: &'a Work, cx: &'a Context) -> BoxFuture<'a, Outcome>;
 
+    /// What comes of a message that needs no running: its method changes nothing and waits for nothing. Where its lane is
+    /// free it is over in the commit that takes it, so no crash can find it half done. `None`: it has to run.
+    fn at_once(&self, _work: &Work, _node: &NodeName, _facts: &dyn NodeFacts) -> Option<Outcome> {
+        None
+    }
+
     /// True where `run` keeps the message's timeout itself, and reports what there was until then.
     fn keeps_timeout(&self) -> bool {
         false

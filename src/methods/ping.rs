@@ -2,7 +2,7 @@
 //!
 //! Owns the answer's shape. Takes no body, runs nothing, waits for nothing.
 
-use super::{Context, Handler, Work};
+use super::{Context, Handler, NodeFacts, Work};
 use crate::model::admit::{BodyFacts, MethodFacts};
 use crate::model::error_event::Code;
 use crate::model::message::Kind;
@@ -43,8 +43,12 @@ impl Handler for Ping {
         MethodFacts { kind: Kind::Command, check }
     }
 
+    fn at_once(&self, work: &Work, node: &NodeName, facts: &dyn NodeFacts) -> Option<Outcome> {
+        Some(answer(work, node, facts))
+    }
+
     fn run<'a>(&'a self, work: &'a Work, cx: &'a Context) -> BoxFuture<'a, Outcome> {
-        std::future::ready(answer(work, cx)).boxed()
+        std::future::ready(answer(work, &cx.node, cx.facts.as_ref())).boxed()
     }
 }
 
@@ -55,14 +59,14 @@ fn check(body: &[u8]) -> Result<BodyFacts, RecordError> {
     Err(RecordError::new(Code::BadBody, format!("`ping` takes no body, this one has {} bytes", body.len())))
 }
 
-fn answer(work: &Work, cx: &Context) -> Outcome {
+fn answer(work: &Work, node: &NodeName, facts: &dyn NodeFacts) -> Outcome {
     let pong = Pong {
         version: env!("CARGO_PKG_VERSION"),
-        node: &cx.node,
-        broker_version: cx.facts.broker_version(),
-        started_at: cx.facts.started_at(),
+        node,
+        broker_version: facts.broker_version(),
+        started_at: facts.started_at(),
         now: Timestamp::local_now(),
-        broker_now: cx.facts.broker_now(),
+        broker_now: facts.broker_now(),
         stored_at: work.message.at.stored_at,
     };
     match serde_json::to_string(&pong) {

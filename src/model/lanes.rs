@@ -111,20 +111,35 @@ impl Lanes {
     }
 
     /// The head of a lane is terminal. `next` is the new head as the journal knew it in that commit; `None` empties the
-    /// lane, unless a message was taken between that commit and this call.
-    pub fn finished(&mut self, key: &LaneKey, next: Option<RowId>) {
+    /// lane, unless a message was taken between that commit and this call. False, and the lane waits to be
+    /// [found](Lanes::found), where messages stand in it and none is known to be its head.
+    #[must_use]
+    pub fn finished(&mut self, key: &LaneKey, next: Option<RowId>) -> bool {
         self.set_activity(key, Activity::Idle);
         self.drop_ready(key);
-        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let Some(lane) = self.lanes.get_mut(key) else { return true };
         lane.depth = lane.depth.saturating_sub(1);
         match next.or(lane.behind) {
-            Some(head) if lane.depth > 0 => {
+            _ if lane.depth == 0 => {
+                self.lanes.remove(key);
+            }
+            Some(head) => {
                 (lane.head, lane.behind) = (head, None);
                 self.refresh(key);
             }
-            _ => {
-                self.lanes.remove(key);
+            None => {
+                self.set_activity(key, Activity::Waiting);
+                return false;
             }
+        }
+        true
+    }
+
+    /// What runs in a lane is `count` messages further: those are terminal, and `head` runs, or is the last one that did.
+    pub fn passed(&mut self, key: &LaneKey, count: u64, head: RowId) {
+        if let Some(lane) = self.lanes.get_mut(key) {
+            (lane.head, lane.behind) = (head, None);
+            lane.depth = lane.depth.saturating_sub(count).max(1);
         }
     }
 
@@ -320,7 +335,8 @@ mod tests {
         Push(u8, u8),
         Start,
         /// The journal ends a head, and tells what it knew then some time later.
-        Commit(usize),
+        /// With it those that have run behind it in the same lane, so many.
+        Commit(usize, usize),
         Tell(usize),
         Retry(usize),
         WaitOver(u8, u8),
@@ -333,7 +349,7 @@ mod tests {
         let act = prop_oneof![
             (0u8..3, 0u8..3).prop_map(|(s, l)| Act::Push(s, l)),
             Just(Act::Start),
-            any::<usize>().prop_map(Act::Commit),
+            (any::<usize>(), 0usize..4).prop_map(|(at, behind)| Act::Commit(at, behind)),
             any::<usize>().prop_map(Act::Tell),
             any::<usize>().prop_map(Act::Retry),
             (0u8..3, 0u8..3).prop_map(|(s, l)| Act::WaitOver(s, l)),
@@ -341,6 +357,14 @@ mod tests {
             any::<bool>().prop_map(Act::Hold),
         ];
         proptest::collection::vec(act, 0..200)
+    }
+
+    /// What the journal has ended: so many messages, then `last`.
+    struct End {
+        lane: LaneKey,
+        passed: u64,
+        last: RowId,
+        next: Option<RowId>,
     }
 
     fn in_journal(queues: &BTreeMap<LaneKey, VecDeque<i64>>, key: &LaneKey) -> Option<(RowId, u64)> {
@@ -371,12 +395,22 @@ mod tests {
             let mut lanes = Lanes::new(3);
             let mut queues: BTreeMap<LaneKey, VecDeque<i64>> = BTreeMap::new();
             let mut running: Vec<(LaneKey, RowId)> = Vec::new();
-            let mut ended: Vec<(LaneKey, Option<RowId>)> = Vec::new();
+            let mut ended: Vec<End> = Vec::new();
             let (mut row, mut pushed, mut done) = (0, 0, 0);
-            let commit = |queues: &mut BTreeMap<LaneKey, VecDeque<i64>>, one: (LaneKey, RowId)| {
+            let commit = |queues: &mut BTreeMap<LaneKey, VecDeque<i64>>, one: (LaneKey, RowId), behind: usize| {
                 let queue = queues.get_mut(&one.0).unwrap();
                 assert_eq!(queue.pop_front(), Some(one.1.0));
-                (one.0, queue.front().map(|r| RowId(*r)))
+                let run: Vec<i64> = queue.drain(..behind.min(queue.len())).collect();
+                let last = run.last().map_or(one.1, |row| RowId(*row));
+                End { lane: one.0, passed: run.len() as u64, last, next: queue.front().map(|r| RowId(*r)) }
+            };
+            let tell = |lanes: &mut Lanes, queues: &BTreeMap<LaneKey, VecDeque<i64>>, end: End| {
+                if end.passed > 0 {
+                    lanes.passed(&end.lane, end.passed, end.last);
+                }
+                if !lanes.finished(&end.lane, end.next) {
+                    lanes.found(&end.lane, in_journal(queues, &end.lane));
+                }
             };
             for act in acts {
                 match act {
@@ -398,14 +432,15 @@ mod tests {
                             prop_assert!(running.len() + ended.len() <= 3);
                         }
                     }
-                    Act::Commit(at) if !running.is_empty() => {
+                    Act::Commit(at, behind) if !running.is_empty() => {
                         let one = running.remove(at % running.len());
-                        ended.push(commit(&mut queues, one));
-                        done += 1;
+                        let end = commit(&mut queues, one, behind);
+                        done += 1 + end.passed;
+                        ended.push(end);
                     }
                     Act::Tell(at) if !ended.is_empty() => {
-                        let (id, next) = ended.remove(at % ended.len());
-                        lanes.finished(&id, next);
+                        let end = ended.remove(at % ended.len());
+                        tell(&mut lanes, &queues, end);
                     }
                     Act::Retry(at) if !running.is_empty() => {
                         let (id, _) = running.remove(at % running.len());
@@ -430,7 +465,7 @@ mod tests {
                         done += 1;
                     }
                     Act::Hold(held) => lanes.hold(held),
-                    Act::Commit(_) | Act::Tell(_) | Act::Retry(_) => {}
+                    Act::Commit(..) | Act::Tell(_) | Act::Retry(_) => {}
                 }
                 prop_assert_eq!(lanes.running(), running.len() + ended.len());
             }
@@ -440,7 +475,7 @@ mod tests {
                     lanes.wait_over(id, head);
                 }
             }
-            ended.drain(..).for_each(|(id, next)| lanes.finished(&id, next));
+            ended.drain(..).for_each(|end| tell(&mut lanes, &queues, end));
             loop {
                 while let Some((id, row)) = lanes.next_start() {
                     if queues[&id].contains(&row.0) {
@@ -450,8 +485,8 @@ mod tests {
                     }
                 }
                 let Some(one) = running.pop() else { break };
-                let (id, next) = commit(&mut queues, one);
-                lanes.finished(&id, next);
+                let end = commit(&mut queues, one, 0);
+                tell(&mut lanes, &queues, end);
                 done += 1;
             }
             prop_assert_eq!(done, pushed);

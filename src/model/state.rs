@@ -129,6 +129,8 @@ pub enum Step {
     Start,
     /// The try is over, or was broken off, and another is allowed.
     TryAgain,
+    /// The first try was begun together with others, and did not come to pass.
+    GiveBack,
     /// The message has its terminal state.
     Finish(State),
 }
@@ -162,6 +164,7 @@ impl Phase {
             (Phase::Queued, Step::Start) => Ok(Phase::Running { attempt: 1 }),
             (Phase::Waiting { attempt }, Step::Start) => Ok(Phase::Running { attempt: attempt.saturating_add(1) }),
             (Phase::Running { attempt }, Step::TryAgain) => Ok(Phase::Waiting { attempt }),
+            (Phase::Running { attempt: 1 }, Step::GiveBack) => Ok(Phase::Queued),
             (Phase::Finished(_), _) => illegal,
             (_, Step::Finish(state)) if self.may_end(state) => Ok(Phase::Finished(state)),
             _ => illegal,
@@ -206,7 +209,12 @@ mod tests {
     fn any_step() -> impl Strategy<Value = Step> {
         let states =
             vec![State::Succeeded, State::Failed, State::Expired, State::Cancelled, State::Running, State::Queued];
-        prop_oneof![Just(Step::Start), Just(Step::TryAgain), proptest::sample::select(states).prop_map(Step::Finish),]
+        prop_oneof![
+            Just(Step::Start),
+            Just(Step::TryAgain),
+            Just(Step::GiveBack),
+            proptest::sample::select(states).prop_map(Step::Finish),
+        ]
     }
 
     proptest! {
@@ -222,6 +230,10 @@ mod tests {
                     (Step::Start, Phase::Running { attempt }) => {
                         starts += 1;
                         prop_assert_eq!(attempt, starts);
+                    }
+                    (Step::GiveBack, _) => {
+                        prop_assert_eq!((starts, next), (1, Phase::Queued));
+                        starts = 0;
                     }
                     (Step::Finish(state), Phase::Finished(_)) => {
                         ends += 1;

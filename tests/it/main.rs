@@ -33,6 +33,7 @@ mod poison;
 mod ps;
 mod replay;
 mod rights;
+mod runs;
 mod scale;
 mod sessions;
 mod settings;

@@ -50,7 +50,7 @@ const PULL_EXPIRES: Duration = Duration::from_secs(30);
 const HEARTBEAT_LATE: Duration = Duration::from_millis(250);
 
 /// Messages handed over at once, so that one journal transaction stays short.
-const HANDED_OVER: usize = 256;
+const HANDED_OVER: usize = 512;
 
 /// Bytes handed over at once.
 const HANDED_OVER_BYTES: usize = 8 << 20;

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 /// Messages asked for by one pull.
-pub(super) const BATCH: u64 = 256;
+pub(super) const BATCH: u64 = 512;
 
 /// What a frame means for the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
