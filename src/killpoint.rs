@@ -16,6 +16,8 @@ pub enum Point {
     Taken,
     /// The broker has been told that they are.
     Acked,
+    /// The stream is not as it was; what follows from that is in the journal.
+    StreamChanged,
     /// The turn of a message has come; its start is not kept.
     Turn,
     /// Its start is kept; nothing runs yet.
@@ -52,10 +54,11 @@ pub enum Point {
 
 impl Point {
     /// The points of an agent, in the order of a message's way.
-    pub const AGENT: [Point; 18] = [
+    pub const AGENT: [Point; 19] = [
         Point::Recovered,
         Point::Taken,
         Point::Acked,
+        Point::StreamChanged,
         Point::Turn,
         Point::Started,
         Point::Spawned,
@@ -82,6 +85,7 @@ impl Point {
             Point::Recovered => "recovered",
             Point::Taken => "taken",
             Point::Acked => "acked",
+            Point::StreamChanged => "stream_changed",
             Point::Turn => "turn",
             Point::Started => "started",
             Point::Spawned => "spawned",

@@ -293,6 +293,7 @@ impl Dispatcher {
         Arrival {
             id: admitted.id.clone(),
             from: admitted.subject.from.to_string(),
+            to: Some(admitted.subject.to.clone()),
             kind: Some(admitted.subject.kind),
             message,
             name: admitted.subject.lane.as_ref().map_or_else(
@@ -321,6 +322,7 @@ impl Dispatcher {
         Arrival {
             id: rejected.id,
             from: rejected.from,
+            to: self.node.names.read_loosely(&message.subject).to,
             kind: rejected.kind,
             name: rejected.method,
             message,

@@ -14,12 +14,11 @@ use super::clock::BootClock;
 use super::contact;
 use super::dispatch::{self, Event, Handle};
 use super::node::Node;
-use super::upkeep;
-use crate::broker::{Batch, BrokerError, Found, Resume, Session, SessionError, Start};
+use super::places::Places;
+use crate::broker::{Batch, BrokerError, Session, SessionError, Start};
 use crate::exec::boot_id;
 use crate::journal::{JournalError, Key};
 use crate::killpoint::{Point, here};
-use crate::model::error_event::{Code, Severity};
 use crate::model::id::StreamSeq;
 use crate::model::jitter::Backoff;
 use crate::model::message::{StoredMessage, StreamKind};
@@ -228,9 +227,10 @@ async fn one_session(
         return Err(Ended::NotOurs);
     }
     pace.way = asked.elapsed();
-    let resume = resume(node, stream, start, pace.patience).await?;
+    let places = Places::of(node, stream, start);
+    let resume = places.resume(pace.patience).await?;
     let asked = Instant::now();
-    let opening = Session::open(&node.broker, &node.name, stream, &resume);
+    let opening = Session::open(&node.broker, &node.name, stream, &resume, &places);
     tokio::pin!(opening);
     let opened = tokio::select! {
         opened = &mut opening => opened,
@@ -243,8 +243,8 @@ async fn one_session(
     pace.begun(asked.elapsed());
     tracing::debug!(?stream, found = ?begun.found, caught_up = begun.is_caught_up, "session");
     keep_time(node, begun.broker_time, asked.elapsed()).await?;
-    node.journal.set_meta(created_key(stream), &begun.created).await?;
-    tell_found(node, stream, &begun).await?;
+    places.found(&begun).await?;
+    let known_until = node.journal.known_until(stream).await?;
     catch_up.opened(dispatcher, &begun).await;
     loop {
         let batch = tokio::select! {
@@ -254,28 +254,14 @@ async fn one_session(
                 continue;
             }
         };
-        keep(node, dispatcher, &batch, begun.found).await?;
+        if let Some(found) = batch.found {
+            places.changed(found, None).await?;
+        }
+        keep(node, dispatcher, &batch, known_until).await?;
         session.ack(&batch).await;
         here(Point::Acked);
         pace.backoff.reset();
         catch_up.saw(dispatcher, &batch).await;
-    }
-}
-
-async fn resume(node: &Node, stream: StreamKind, start: StreamSeq, patience: Duration) -> Result<Resume, JournalError> {
-    let position = node.journal.position(stream).await?;
-    Ok(Resume {
-        start,
-        last: position.map(|p| (p.last, p.size)),
-        created: node.journal.meta(created_key(stream)).await?,
-        patience,
-    })
-}
-
-fn created_key(stream: StreamKind) -> Key {
-    match stream {
-        StreamKind::Commands => Key::CommandsConsumer,
-        StreamKind::Events => Key::EventsConsumer,
     }
 }
 
@@ -288,31 +274,14 @@ async fn keep_time(node: &Node, broker_time: Timestamp, took: Duration) -> Resul
     node.journal.set_meta_lazily(Key::ClockOffset, node.clock.offset()).await
 }
 
-/// Makes a batch durable. In a stream that is not the one the journal knew, what was stored before counts as taken.
-async fn keep(node: &Node, dispatcher: &Handle, batch: &Batch, found: Found) -> Result<(), JournalError> {
-    let known_until = match found {
-        Found::Changed { known_until } => known_until,
-        Found::InPlace | Found::Purged => Timestamp::from_nanos(0),
-    };
+/// Makes a batch durable. What was stored before `known_until` counts as taken.
+async fn keep(node: &Node, dispatcher: &Handle, batch: &Batch, known_until: Timestamp) -> Result<(), JournalError> {
     let (old, new): (Vec<StoredMessage>, Vec<StoredMessage>) =
         batch.messages.iter().cloned().partition(|message| message.at.stored_at <= known_until);
     if let (Some(last), true) = (old.last(), new.is_empty()) {
         node.journal.pass_over(last.at, crate::journal::size_of(last)).await?;
     }
     if new.is_empty() { Ok(()) } else { dispatcher.arrived(new).await }
-}
-
-async fn tell_found(node: &Node, stream: StreamKind, begun: &Start) -> Result<(), JournalError> {
-    if let Found::Changed { .. } = begun.found {
-        let text = format!(
-            "the last message taken is not in {} where it was; read again from this node's start",
-            node.names.stream(stream)
-        );
-        node.tell(node.event(Severity::Error, Code::StreamChanged, &text)).await?;
-        // Nothing is known to be the same: the records may be gone with the messages.
-        upkeep::republish_after(node, stream, StreamSeq(0)).await?;
-    }
-    Ok(())
 }
 
 /// Commands are held back until the session has seen its end, or for [`CATCH_UP`] at most.

@@ -112,11 +112,17 @@ pub(crate) async fn of_try(
 impl Node {
     /// Tells a failure of the agent's own; durable on return.
     pub(crate) async fn tell(&self, event: ErrorEvent) -> Result<(), JournalError> {
-        let failure = Failure { code: event.code, severity: event.severity, process: None };
-        let ruling = self.kernel.decide(failure).await;
-        self.report(self.decided(event, &ruling)).await?;
+        let (reports, ruling) = self.ruled(event).await;
+        self.report(reports).await?;
         self.follow(&ruling);
         Ok(())
+    }
+
+    /// What is to be told of a failure of the agent's own, and what follows once that is kept.
+    pub(crate) async fn ruled(&self, event: ErrorEvent) -> (Vec<Report>, Ruling) {
+        let failure = Failure { code: event.code, severity: event.severity, process: None };
+        let ruling = self.kernel.decide(failure).await;
+        (self.decided(event, &ruling), ruling)
     }
 
     /// A failure with its directive, and what is to be said about a directive that takes something away.

@@ -17,6 +17,7 @@ mod lease;
 mod node;
 mod outbox;
 mod parts;
+mod places;
 mod recover;
 mod reports;
 mod results;

@@ -82,7 +82,9 @@ pub(crate) async fn drain(node: &Arc<Node>, within: Duration) {
         tracing::info!("no link; what is still to be said leaves at the next start");
         return;
     }
-    let drained = Class::PUBLISHED.map(|class| {
+    // Messages of its own only while the name is this node's.
+    let may_send = |class: &Class| *class != Class::Message || node.lease.revision().is_some();
+    let drained = Class::PUBLISHED.into_iter().filter(may_send).map(|class| {
         let node = Arc::clone(node);
         async move {
             let mut outbox = Outbox::new(node, class);
@@ -153,6 +155,10 @@ impl Outbox {
         }
         if self.node.broker.wait_up().await.is_err() {
             return Ok(Passed::Later);
+        }
+        if self.class == Class::Message {
+            // Before first contact nobody knows who this node is; another may have its name, and send under it.
+            self.node.lease.held().await;
         }
         let sent = entries.iter().map(|entry| send(&self.node, entry));
         let fates = futures::future::join_all(sent).await;
@@ -243,7 +249,15 @@ async fn publish_as(node: &Node, class: RecordClass, record: &Record, body: &[u8
     let message = Outgoing { subject, headers: record.headers(), body: Bytes::copy_from_slice(body) }.expecting_last(0);
     match node.broker.publish(&message, PUBLISH_TIMEOUT).await {
         Ok(_) | Err(PublishError::WrongLast) => Fate::Done,
-        Err(_) => Fate::Later,
+        Err(error) if error.is_final() => {
+            let Outgoing { subject, headers, body } = message;
+            park(node, Class::Ack, &Report { class: Class::Ack, subject, headers, body }, &error)
+        }
+        Err(PublishError::Denied { .. }) => Fate::Denied,
+        Err(error) => {
+            tracing::debug!(subject = message.subject, %error, "not stored yet");
+            Fate::Later
+        }
     }
 }
 

@@ -7,7 +7,6 @@
 use super::node::Node;
 use crate::journal::{Class, Condition, JournalError, Keep, Key};
 use crate::model::error_event::{Code, Severity};
-use crate::model::id::StreamSeq;
 use crate::model::jitter;
 use crate::model::message::StreamKind;
 use crate::model::time::format_duration;
@@ -50,13 +49,6 @@ pub(crate) async fn tell_replaced(node: &Node) -> Result<(), JournalError> {
         let event = node.error_report(&node.event(Severity::Critical, Code::Journal, &text));
         node.journal.report_once(Key::ReplacedTold, text, vec![event]).await?;
     }
-    Ok(())
-}
-
-/// Records of all finished messages of a stream above `seq` leave once more.
-pub(crate) async fn republish_after(node: &Node, stream: StreamKind, seq: StreamSeq) -> Result<(), JournalError> {
-    node.journal.republish_after(stream, seq).await?;
-    node.wakes.republish.notify_one();
     Ok(())
 }
 

@@ -23,5 +23,5 @@ pub use error::{BrokerError, PublishError};
 pub use feed::{Delivery, Feed};
 pub use publish::{Outgoing, Stored};
 pub use read::{Follower, From, LAST_SUBJECTS, Page, Query, RawMessage};
-pub use session::{Batch, Found, Resume, Session, SessionError, Start};
+pub use session::{AnchorError, Anchors, Batch, Earlier, Found, Resume, Session, SessionError, Start};
 pub use writes::{WriteDead, Writes, is_probe};

@@ -44,12 +44,14 @@ const EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 pub(super) async fn run(nodes: Arc<Nodes>, config: HubConfig) -> Result<(), HubError> {
     let every = (config.retention / 100).clamp(EVERY.0, EVERY.1);
     let mut looked: PerStream<StreamSeq> = PerStream { commands: StreamSeq(0), events: StreamSeq(0) };
+    let mut told: PerStream<Option<Timestamp>> = PerStream { commands: None, events: None };
     let mut warned = looked;
     loop {
         nodes.broker().wait_up().await?;
         for stream in StreamKind::ALL {
             let done = async {
                 let state = nodes.broker().stream_state(&nodes.broker().names().stream(stream)).await?;
+                tell_made_anew(&nodes, stream, &state, told.get_mut(stream)).await?;
                 // After a pause of the hub both may be due at once.
                 unread::warn(&nodes, stream, &state, warned.get_mut(stream)).await?;
                 unread::expire(&nodes, stream, &state, looked.get_mut(stream)).await?;
@@ -64,6 +66,28 @@ pub(super) async fn run(nodes: Arc<Nodes>, config: HubConfig) -> Result<(), HubE
         }
         tokio::time::sleep(every).await;
     }
+}
+
+/// Tells, once, of a message stream that was made anew above what old records name: to a node that looks like a purge.
+async fn tell_made_anew(
+    nodes: &Nodes,
+    stream: StreamKind,
+    state: &StreamState,
+    told: &mut Option<Timestamp>,
+) -> Result<(), HubError> {
+    /// Older news is none; and error events are not kept for ever.
+    const NEWS: Duration = Duration::from_secs(86_400);
+    let is_news = *told != Some(state.created) && state.now.since(state.created) < NEWS;
+    let Some(first) = state.begins_at.filter(|_| is_news) else { return Ok(()) };
+    let name = nodes.broker().names().stream(stream);
+    let text = format!(
+        "{name} was missing and was made anew at {}, from sequence {first} on: what no node had taken is gone",
+        state.created
+    );
+    let cause = format!("made-anew/{name}/{first}/{}", state.created);
+    nodes.tell("hub", Code::StreamChanged, &text, &cause, state.now).await?;
+    *told = Some(state.created);
+    Ok(())
 }
 
 /// What is done about a stream that fills up.
@@ -230,6 +254,8 @@ mod tests {
             first_at: zero,
             last_at: zero,
             now: zero,
+            created: Timestamp::from_nanos(0),
+            begins_at: None,
         }
     }
 

@@ -41,6 +41,14 @@ pub enum Key {
     CommandsConsumer,
     /// The same of events.
     EventsConsumer,
+    /// Commands stored no later than this (ns) count as taken.
+    KnownCommands,
+    /// The same of events.
+    KnownEvents,
+    /// Rows of commands up to this one are not all there any more.
+    ThinnedCommands,
+    /// The same of events.
+    ThinnedEvents,
     /// That the agent is to leave for good, and whether it has.
     Leaving,
     /// How the link was when that last changed.
@@ -67,6 +75,10 @@ impl Key {
             Key::RepublishEvents => "republish_events",
             Key::CommandsConsumer => "commands_consumer",
             Key::EventsConsumer => "events_consumer",
+            Key::KnownCommands => "known_commands",
+            Key::KnownEvents => "known_events",
+            Key::ThinnedCommands => "thinned_commands",
+            Key::ThinnedEvents => "thinned_events",
             Key::Leaving => "leaving",
             Key::Link => "link",
         }

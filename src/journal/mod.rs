@@ -10,6 +10,7 @@
 //! A message's row goes `queued → running → finished` (see [`crate::model::state::Phase`]); the body goes when it is
 //! finished, the row stays, because (from, id) must be known for as long as the stream may give the message again.
 
+mod anchors;
 mod cancel;
 mod damage;
 mod error;
@@ -32,6 +33,7 @@ mod thin;
 mod work;
 mod writer;
 
+pub use anchors::{Changed, Earlier, Reach};
 pub use cancel::{Cancel, Met, Words};
 pub use error::JournalError;
 pub use health::Condition;

@@ -82,15 +82,8 @@ pub(super) fn keep(connection: &Connection, entry: EntryId) -> Result<(), Journa
 }
 
 impl Journal {
-    /// The records of all finished messages of a stream above `seq` are to be published once more: the broker may have
-    /// lost them. Durable on return; the work itself is done in steps ([`Journal::republish`]).
-    pub async fn republish_after(&self, stream: StreamKind, seq: StreamSeq) -> Result<(), JournalError> {
-        let from = format!("{}:{}", seq.0, i64::MAX);
-        self.writer.call(move |connection| meta::put(connection, key(stream), &from)).await
-    }
-
-    /// One step of that: `report` makes what is published; it and how far it has come are one commit. `false` where
-    /// nothing is left to do.
+    /// One step of publishing again the records that a changed stream may have lost ([`Journal::stream_changed`]):
+    /// `report` makes what is published; it and how far it has come are one commit. `false` where nothing is left to do.
     pub async fn republish(
         &self,
         stream: StreamKind,
@@ -110,6 +103,15 @@ impl Journal {
             })
             .await
     }
+}
+
+/// Notes that the records above `seq` are to be published once more; where others still are, from the lower one on.
+pub(super) fn mark(connection: &Connection, stream: StreamKind, seq: StreamSeq) -> Result<(), JournalError> {
+    let under_way = meta::get(connection, key(stream))?.and_then(|from| from.split_once(':')?.0.parse().ok());
+    if under_way.is_some_and(|come: u64| come <= seq.0) {
+        return Ok(());
+    }
+    meta::put(connection, key(stream), &format!("{}:{}", seq.0, i64::MAX))
 }
 
 fn key(stream: StreamKind) -> Key {

@@ -5,13 +5,14 @@
 pub(super) const APPLICATION_ID: i32 = 0x6564_6777;
 
 /// `PRAGMA user_version`; raised when a table or column is added.
-pub(super) const VERSION: i32 = 3;
+pub(super) const VERSION: i32 = 4;
 
 /// Columns that came after version 1: table, column, type.
-pub(super) const LATER_COLUMNS: [(&str, &str, &str); 3] = [
+pub(super) const LATER_COLUMNS: [(&str, &str, &str); 4] = [
     ("messages", "name", "TEXT"),       // the method, with its lane token behind a dot
     ("outbox", "message", "INTEGER"),   // the message whose terminal record it is, where that is kept once published
     ("messages", "granted", "INTEGER"), // tries that a directive has added
+    ("messages", "target", "TEXT"),     // to whom it was: a node or @group
 ];
 
 pub(super) const TABLES: &str = "

@@ -15,6 +15,7 @@ use super::work::Loaded;
 use crate::model::id::{MessageId, MsgRef};
 use crate::model::lanes::RowId;
 use crate::model::message::{Kind, StoredMessage, StreamKind};
+use crate::model::name::Target;
 use crate::model::state::{Phase, State, Step};
 use crate::model::subject::LaneKey;
 use crate::model::time::Timestamp;
@@ -54,6 +55,8 @@ pub struct Arrival {
     pub id: MessageId,
     /// Its sender's token, or `_`.
     pub from: String,
+    /// To whom it is, where that could be read: a node or `@group`.
+    pub to: Option<Target>,
     /// Its kind, where that could be read.
     pub kind: Option<Kind>,
     /// What is to become of it.
@@ -147,7 +150,7 @@ pub fn size_of(message: &StoredMessage) -> u64 {
     (message.subject.len() + headers + message.body.len()) as u64
 }
 
-fn set_position(connection: &Connection, at: MsgRef, size: u64) -> Result<(), JournalError> {
+pub(super) fn set_position(connection: &Connection, at: MsgRef, size: u64) -> Result<(), JournalError> {
     connection
         .prepare_cached(
             "INSERT INTO positions (stream, seq, stored_at, size) VALUES (?1, ?2, ?3, ?4)
@@ -171,12 +174,12 @@ struct Here<'a> {
 }
 
 fn take_one(connection: &Connection, arrival: Arrival, here: &Here<'_>) -> Result<Taken, JournalError> {
-    let Arrival { message, id, from, kind, name, door, if_copy, if_full } = arrival;
+    let Arrival { message, id, from, to, kind, name, door, if_copy, if_full } = arrival;
     let at = message.at;
     if is_known(connection, at)? {
         return Ok(Taken::Known);
     }
-    let common = Common { at, id: &id, from: &from, kind, name: &name, now: here.now };
+    let common = Common { at, id: &id, from: &from, to: to.as_ref(), kind, name: &name, now: here.now };
     if let Some((row, first)) = original(connection, &common)? {
         insert(connection, &common, None, Phase::Finished(State::Duplicate), Some(row))?;
         outbox::add(connection, &if_copy(first))?;
@@ -249,6 +252,7 @@ struct Common<'a> {
     at: MsgRef,
     id: &'a MessageId,
     from: &'a str,
+    to: Option<&'a Target>,
     kind: Option<Kind>,
     name: &'a str,
     now: Timestamp,
@@ -269,8 +273,8 @@ fn insert(
     let finished_at = state.map(|_| common.now.nanos());
     connection
         .prepare_cached(
-            "INSERT INTO messages (stream, seq, stored_at, msg_id, sender, kind, lane, phase, attempt, state, received_at, finished_at, original, name)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+            "INSERT INTO messages (stream, seq, stored_at, msg_id, sender, kind, lane, phase, attempt, state, received_at, finished_at, original, name, target)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
         )?
         .execute(params![
             stream_number(common.at.stream),
@@ -287,6 +291,7 @@ fn insert(
             finished_at,
             original.map(|row| row.0),
             common.name,
+            common.to.map(ToString::to_string),
         ])?;
     Ok(RowId(connection.last_insert_rowid()))
 }

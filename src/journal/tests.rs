@@ -1,5 +1,6 @@
 //! The journal as a whole: real files, opened again as after a crash.
 
+mod anchors;
 mod damage;
 mod failures;
 mod records;
@@ -63,6 +64,7 @@ fn arrival(seq: u64, id: &str, door: Door) -> Arrival {
         },
         id: MessageId::try_from(id.to_owned()).unwrap(),
         from: "ops".into(),
+        to: Some("n1".parse().unwrap()),
         kind: Some(Kind::Command),
         door,
         name: "shell".into(),

@@ -5,6 +5,7 @@
 //! [`STEP`] rows at a time, between the commits of others. The row of each stream's last message taken stays: a session
 //! begins there. Owns the limits of time and number; never touches what is not finished.
 
+use super::anchors::note_thinned;
 use super::damage::reader;
 use super::error::JournalError;
 use super::open::Journal;
@@ -12,7 +13,7 @@ use super::rows::stream_of;
 use crate::model::lanes::RowId;
 use crate::model::message::StreamKind;
 use crate::model::time::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use std::path::Path;
 use std::time::Duration;
 
@@ -114,7 +115,7 @@ impl Journal {
     }
 }
 
-async fn off_thread<T: Send + 'static>(
+pub(super) async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, JournalError> + Send + 'static,
 ) -> Result<T, JournalError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| JournalError::Closed)?
@@ -168,13 +169,15 @@ fn find(path: &Path, after: RowId, limits: Limits) -> Result<Found, JournalError
 fn remove(connection: &Connection, rows: &[RowId]) -> Result<u64, JournalError> {
     let mut message = connection.prepare_cached(
         "DELETE FROM messages WHERE id = ?1 AND phase = 3 AND NOT EXISTS (SELECT 1 FROM positions p
-         WHERE p.stream = messages.stream AND p.seq = messages.seq AND p.stored_at = messages.stored_at)",
+         WHERE p.stream = messages.stream AND p.seq = messages.seq AND p.stored_at = messages.stored_at) RETURNING stream",
     )?;
     let mut record = connection.prepare_cached("DELETE FROM records WHERE id = ?1")?;
     let mut gone = 0;
     for row in rows {
-        if message.execute([row.0])? > 0 {
+        let stream = message.query_row([row.0], |row| row.get(0)).optional()?.map(stream_of);
+        if let Some(stream) = stream {
             record.execute([row.0])?;
+            note_thinned(connection, stream, *row)?;
             gone += 1;
         }
     }

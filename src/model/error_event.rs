@@ -113,7 +113,7 @@ codes! {
     Twin = "twin",
     /// The node's consumer on the broker is missing.
     ConsumerMissing = "consumer_missing",
-    /// The stream does not hold what the journal knows: shortened, restored or made anew.
+    /// The stream does not hold what was taken last: an older copy was put back, its end was deleted, or it was made anew.
     StreamChanged = "stream_changed",
     /// An entry of the outbox cannot be published as it is.
     OutboxParked = "outbox_parked",

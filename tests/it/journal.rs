@@ -2,12 +2,15 @@
 //! kills and refusals.
 
 use crate::harness::{Fleet, Process, SOON, TestBroker, wait_until};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use edgeward::broker::{Broker, Outgoing};
 use edgeward::model::error_event::{Code, ErrorEvent};
 use edgeward::model::record::Record;
 use edgeward::model::state::State;
 use edgeward::model::subject::RecordStream;
 use futures::stream::{self, StreamExt};
+use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -274,6 +277,48 @@ async fn a_record_that_is_too_large_leaves_in_its_smallest_form() {
     assert!(record.truncated && record.stdout.as_deref() == Some(""), "{record:?}");
     let event = told(&fleet.client, "ship1", "error", Code::OutboxParked).await;
     assert!(event.message.contains(&id), "{}", event.message);
+}
+
+/// The JetStream API's answer.
+async fn ask(broker: &TestBroker, path: &str, body: Value) -> Value {
+    let client = async_nats::connect(broker.url()).await.unwrap();
+    let answer = client.request(format!("$JS.API.{path}"), body.to_string().into()).await.unwrap();
+    let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
+    assert!(answer.get("error").is_none(), "{answer}");
+    answer
+}
+
+/// What a record measures as it is sent, headers and all.
+async fn sent_size(broker: &TestBroker, subject: &str) -> usize {
+    let message = &ask(broker, "STREAM.MSG.GET.FLEET_ACKS", json!({ "last_by_subj": subject })).await["message"];
+    let bytes = |key: &str| BASE64.decode(message[key].as_str().unwrap()).unwrap();
+    let expected = "Nats-Expected-Last-Subject-Sequence";
+    let stripped = !String::from_utf8(bytes("hdrs")).unwrap().contains(expected);
+    bytes("hdrs").len() + bytes("data").len() + if stripped { expected.len() + ": 0\r\n".len() } else { 0 }
+}
+
+#[tokio::test]
+async fn a_record_that_is_too_large_under_its_other_id_holds_up_no_other() {
+    let fleet = Fleet::start(&["ship1"]).await;
+    let script = "head -c 12000 /dev/zero | tr '\\0' x; exit 4";
+    let send = async |id| fleet.publish("fleet.msg.ship1.command.ops.shell", &[("Fleet-Id", id)], script).await;
+    // Another message's record stands under the id `again`.
+    send("first").await;
+    let mut other = serde_json::to_value(fleet.record("ship1", "ops", "shell", "first").await).unwrap();
+    other["id"] = "again".into();
+    fleet.publish("fleet.ack.ship1.ops.shell.again", &[], other.to_string()).await;
+    // A record of this size is taken, one with a longer id is not.
+    let size = sent_size(&fleet.broker, "fleet.ack.ship1.ops.shell.first").await;
+    let mut config = ask(&fleet.broker, "STREAM.INFO.FLEET_ACKS", json!({})).await["config"].clone();
+    config["max_msg_size"] = size.into();
+    ask(&fleet.broker, "STREAM.UPDATE.FLEET_ACKS", config).await;
+    let stored = send("again").await;
+    assert_eq!(fleet.run("ship1", "ping", "").await.state, State::Succeeded);
+    let record = fleet.record("ship1", "ops", "shell", &format!("again-s{}", stored.seq)).await;
+    assert_eq!((record.state, record.exit_code, record.stdout_bytes), (State::Failed, Some(4), 12_000));
+    assert!(record.truncated && record.id_reused, "{record:?}");
+    let event = told(&fleet.client, "ship1", "error", Code::OutboxParked).await;
+    assert!(event.message.contains("again-s"), "{}", event.message);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 
 mod accounts;
 mod agent_life;
+mod anchor;
 mod bad_input;
 mod cancel;
 mod cli;

@@ -1,109 +1,10 @@
 //! Sessions between agent and broker, over everything that can happen to links, brokers, streams and consumers: nothing
 //! is lost, nothing runs twice, the order stays.
 
-use crate::harness::{Fleet, Link, Process, Proxy, SOON, TestBroker, wait_until};
-use edgeward::broker::{From, Outgoing};
-use edgeward::model::id::StreamSeq;
-use edgeward::model::state::State;
+use crate::harness::{Link, SOON, Ship, wait_until};
 use futures::StreamExt;
-use serde_json::{Value, json};
-use std::fs;
-use std::path::PathBuf;
+use serde_json::json;
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
-
-/// A fleet of one node behind a link of its own, whose commands write numbers into a file, in one lane.
-struct Ship {
-    fleet: Fleet,
-    proxy: Proxy,
-    folder: TempDir,
-    count: usize,
-}
-
-impl Ship {
-    async fn start() -> Ship {
-        let mut fleet = Fleet::at(TestBroker::start().await, &[]).await;
-        let proxy = Proxy::start(fleet.broker.server.port()).await;
-        fleet.add("ship1", Process::agent("ship1", &proxy.url()));
-        wait_until(SOON, "contact", async || fleet.status("ship1").await).await;
-        Ship { fleet, proxy, folder: tempfile::tempdir().unwrap(), count: 0 }
-    }
-
-    fn file(&self) -> PathBuf {
-        self.folder.path().join("f")
-    }
-
-    fn id(n: usize) -> String {
-        format!("n{n}")
-    }
-
-    /// Sends the next numbers. A publish that the broker did not answer is repeated with the same id.
-    async fn send(&mut self, count: usize) {
-        for _ in 0..count {
-            let body = format!("echo {} >> {}", self.count, self.file().display());
-            self.send_body(body).await;
-        }
-    }
-
-    async fn send_body(&mut self, body: String) {
-        let id = Ship::id(self.count);
-        let message = Outgoing::new("fleet.msg.ship1.command.ops.shell", body).with("Nats-Msg-Id", id);
-        wait_until(SOON, "the broker to store it", async || {
-            self.fleet.client.publish(&message, Duration::from_secs(1)).await
-        })
-        .await;
-        self.count += 1;
-    }
-
-    fn lines(&self) -> Vec<String> {
-        fs::read_to_string(self.file()).unwrap_or_default().lines().map(str::to_owned).collect()
-    }
-
-    async fn has(&self, n: usize) {
-        wait_until(SOON, format!("line {n}"), async || {
-            let lines = self.lines();
-            if lines.contains(&n.to_string()) { Ok(()) } else { Err(format!("{lines:?}")) }
-        })
-        .await;
-    }
-
-    /// All that was sent has succeeded, once and in order.
-    async fn all_ran(&self) {
-        for n in 0..self.count {
-            assert_eq!(self.record(n).await.state, State::Succeeded, "{n}");
-        }
-        let expected: Vec<String> = (0..self.count).map(|n| n.to_string()).collect();
-        assert_eq!(self.lines(), expected);
-    }
-
-    async fn record(&self, n: usize) -> edgeward::model::record::Record {
-        self.fleet.record("ship1", "ops", "shell", &Ship::id(n)).await
-    }
-
-    async fn raw(&self) -> async_nats::Client {
-        async_nats::connect(self.fleet.broker.url()).await.unwrap()
-    }
-
-    /// The JetStream API's answer; an error fails the test.
-    async fn api(&self, path: &str, body: Value) -> Value {
-        let answer = self.raw().await.request(format!("$JS.API.{path}"), body.to_string().into()).await.unwrap();
-        let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
-        assert!(answer.get("error").is_none(), "{path}: {answer}");
-        answer
-    }
-
-    async fn errors(&self, code: &str) -> usize {
-        let filter = format!("fleet.error.ship1.*.{code}");
-        self.fleet.client.read_all("FLEET_ERRORS", &filter, From::Seq(StreamSeq(1)), 100).await.unwrap().len()
-    }
-
-    async fn says(&mut self, text: &str, times: usize) {
-        wait_until(SOON, format!("`{text}` from the agent"), async || {
-            self.fleet.agent("ship1").stderr().matches(text).count() >= times
-        })
-        .await;
-    }
-}
 
 /// Less than the five seconds that a request would wait for an answer that the old link took with it. The budget of one
 /// second is measured by the benchmarks, where nothing else runs.
@@ -218,7 +119,7 @@ async fn a_message_deleted_under_the_anchor_makes_nothing_run_twice() {
     ship.api("STREAM.MSG.DELETE.FLEET_COMMANDS", json!({ "seq": last })).await;
     ship.fleet.start_agent("ship1").await;
     ship.send(2).await;
-    ship.has(5).await;
+    ship.all_ran().await;
     // Again, with newer ones behind it.
     let last = ship.record(5).await.seq;
     ship.fleet.agent("ship1").kill();

@@ -157,3 +157,27 @@ async fn an_agent_that_is_killed_goes_on_at_once() {
     }
     assert!(errors(&fleet, "ship", "twin").await.is_empty());
 }
+
+#[tokio::test]
+async fn a_second_journal_that_waits_sends_nothing() {
+    let mut fleet = Fleet::start(&["ship"]).await;
+    let mut second = Process::agent("ship", &fleet.broker.url());
+    let file = second.state_dir().join("inmsg.txt");
+    fs::create_dir_all(second.state_dir()).unwrap();
+    fs::write(&file, r#"{"to": "ship", "method": "note", "body": "from the second", "id": "mine"}"#).unwrap();
+    second.start();
+    wait_until(SOON, "it waits, with its message in the outbox", async || {
+        second.stderr().contains("another journal is this node; waiting") && !file.exists()
+    })
+    .await;
+    // The first goes on for two beats.
+    let beat = fleet.status("ship").await.unwrap().beat;
+    wait_until(SOON, "two beats", async || fleet.status("ship").await.is_some_and(|s| s.beat >= beat.map(|b| b + 2)))
+        .await;
+    let marker = fleet.publish("fleet.msg.ship.event.ops.note", &[], "before").await;
+    fleet.agent("ship").stop().await;
+    // It is the node now: what it has to send leaves, and comes to itself.
+    let record = fleet.record("ship", "ship", "note", "mine").await;
+    assert_eq!(record.state, State::Succeeded, "{record:?}");
+    assert!(record.seq > marker.seq, "{} was sent before {}", record.seq, marker.seq);
+}

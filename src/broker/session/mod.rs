@@ -6,15 +6,19 @@
 //! ```text
 //! RESET to the anchor → fresh inbox → raw pulls with idle heartbeats
 //!   first message = anchor (same sequence and time)   → go on after it
-//!   first message newer in sequence and time          → the anchor was purged or aged out; go on with it
-//!   anything else                                     → begin at the node's start: nothing there, or only what is
-//!                                                       newer → purged, too; else the stream is not the one the
-//!                                                       journal knows, and what it knows is passed over
+//!   anything else                                     → look at the node's start, then at messages taken earlier
+//!                                                       (`finding`), until a place is found to go on from
 //! ```
+//!
+//! The **anchor** is the last message taken that the consumer's filters still reach, the **position** the last one taken;
+//! they differ once the node has left a group. Messages taken earlier are asked for one by one ([`Anchors`]); which of
+//! those that come again are known is for whoever takes them to tell.
 //!
 //! Owns anchors, resets, pulls and consumer sequences; outside nobody knows about them. Never acks what it was not told
 //! to, and never decides what becomes of a message.
 
+mod finding;
+mod open;
 mod place;
 mod pulls;
 mod reply;
@@ -24,17 +28,20 @@ use super::convert::from_wire;
 use super::error::BrokerError;
 use crate::model::id::{MsgRef, StreamSeq};
 use crate::model::message::{StoredMessage, StreamKind};
-use crate::model::name::NodeName;
 use crate::model::time::Timestamp;
 use async_nats::{Message, Subscriber};
 use bytes::Bytes;
+use finding::Doubt;
+use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
-use place::{ConsumerInfo, missing_or, place};
 use pulls::{BATCH, Broken, Frame, Pulls};
 use reply::Delivery;
 use serde_json::json;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+
+pub use finding::Earlier;
 
 /// How long one pull stands; well below the two minutes after which imports across accounts forget a reply.
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
@@ -53,27 +60,42 @@ const HANDED_OVER_BYTES: usize = 8 << 20;
 pub struct Resume {
     /// Where its messages begin.
     pub start: StreamSeq,
-    /// The last message taken, and its size.
-    pub last: Option<(MsgRef, u64)>,
+    /// The last message taken.
+    pub last: Option<MsgRef>,
+    /// The last message taken that the filters still reach, and its size in bytes.
+    pub anchor: Option<(MsgRef, u64)>,
     /// The consumer's creation time as it was known when `last` was taken.
     pub created: Option<String>,
     /// How long the broker may take to set the consumer; what lives answers in the time of the way there and back.
     pub patience: Duration,
 }
 
+/// What the node has taken from a stream.
+pub trait Anchors: Send + Sync {
+    /// The message taken `steps` before the last one, of those that the filters still reach; the oldest that can stand
+    /// for a place where there are fewer.
+    fn earlier(&self, steps: u64) -> BoxFuture<'_, Result<Option<Earlier>, AnchorError>>;
+}
+
+/// Why the node cannot tell what it has taken.
+pub type AnchorError = Box<dyn std::error::Error + Send + Sync>;
+
 /// How a session found its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
-    /// Where the journal stands, or at the node's start where nothing was taken yet.
+    /// Where the node stands, or at its start where nothing was taken yet.
     InPlace,
-    /// The last message taken is gone, all that comes is newer: purged or aged out.
+    /// The last message taken is gone, what comes is newer: deleted, purged or aged out.
     Purged,
-    /// The stream is not the one that the journal knows. It is read again from the node's start: a message that the
-    /// journal does not know and that was stored no later than this counts as taken.
-    Changed {
-        /// When the last message taken was stored.
-        known_until: Timestamp,
+    /// The last message taken is gone, an earlier one is there: what comes after that and is not known was not taken.
+    SteppedBack {
+        /// How many messages back.
+        steps: u64,
+        /// The message to which stream and node agree.
+        agreed: MsgRef,
     },
+    /// The stream is not the one that the node knows. It is read again from the node's start.
+    Changed,
 }
 
 /// What was found at the start of a session.
@@ -96,6 +118,8 @@ pub struct Batch {
     pub messages: Vec<StoredMessage>,
     /// How many more wait at the broker behind the last one.
     pub pending: u64,
+    /// What these messages tell about the stream, where it could not be told when the session began.
+    pub found: Option<Found>,
     ack: Option<async_nats::Subject>,
 }
 
@@ -114,6 +138,9 @@ pub enum SessionError {
     /// The link came up anew; what was asked for on the old one is void.
     #[error("the link was lost")]
     LinkLost,
+    /// The node cannot tell what it has taken.
+    #[error("what was taken cannot be told: {0}")]
+    Anchors(Arc<dyn std::error::Error + Send + Sync>),
     /// The broker did not do what it was asked for.
     #[error(transparent)]
     Broker(BrokerError),
@@ -148,6 +175,8 @@ pub struct Session {
     link: watch::Receiver<Link>,
     /// Received, not yet handed over.
     held: Option<Received>,
+    /// What the next messages will decide.
+    doubt: Option<Doubt>,
     /// What ends the session at the next call.
     broken: Option<SessionError>,
 }
@@ -156,116 +185,6 @@ pub struct Session {
 type Received = (StoredMessage, async_nats::Subject, u64);
 
 impl Session {
-    /// Begins a session of `node` on a stream.
-    pub async fn open(
-        broker: &Broker,
-        node: &NodeName,
-        stream: StreamKind,
-        resume: &Resume,
-    ) -> Result<(Session, Start), SessionError> {
-        let mut link = broker.link();
-        let times = link.borrow().times;
-        tokio::select! {
-            biased;
-            // An answer that the old link took with it never comes: begin again on the new one, not after a timeout.
-            _ = link.wait_for(|link| !link.up || link.times != times) => Err(SessionError::LinkLost),
-            begun = Session::begin(broker, node, stream, resume) => begun,
-        }
-    }
-
-    async fn begin(
-        broker: &Broker,
-        node: &NodeName,
-        stream: StreamKind,
-        resume: &Resume,
-    ) -> Result<(Session, Start), SessionError> {
-        let name = broker.names.stream(stream);
-        let from = place(broker, &name, node, resume).await?;
-        let (mut session, info) = Session::reset(broker, node, stream, from, resume.patience).await?;
-        // The count in the RESET's answer can be too low on a consumer that was just made: ask for what is there.
-        let first = session.first().await?;
-        let anchor = resume.last.map(|(last, _)| last).filter(|last| last.seq == from);
-        let is_newer =
-            |first: &Received, last: MsgRef| first.0.at.seq > last.seq && first.0.at.stored_at > last.stored_at;
-        match (anchor, first) {
-            (None, first) => Ok(session.starting_with(first, &info, Found::InPlace)),
-            (Some(last), Some((message, _, pending))) if message.at == last => {
-                Ok((session, info.start(Found::InPlace, pending == 0)))
-            }
-            (Some(last), Some(first)) if is_newer(&first, last) => {
-                Ok(session.starting_with(Some(first), &info, Found::Purged))
-            }
-            // Also where nothing comes: the anchor may have been purged with nothing behind it, or the stream may end
-            // below it, and then the broker would skip what is stored next.
-            (Some(last), _) => {
-                drop(session);
-                let (mut session, info) = Session::reset(broker, node, stream, resume.start, resume.patience).await?;
-                let first = session.first().await?;
-                let found = match &first {
-                    Some(first) if !is_newer(first, last) => Found::Changed { known_until: last.stored_at },
-                    _ => Found::Purged,
-                };
-                Ok(session.starting_with(first, &info, found))
-            }
-        }
-    }
-
-    fn starting_with(mut self, first: Option<Received>, info: &ConsumerInfo, found: Found) -> (Session, Start) {
-        let is_caught_up = first.is_none();
-        self.held = first;
-        (self, info.start(found, is_caught_up))
-    }
-
-    async fn reset(
-        broker: &Broker,
-        node: &NodeName,
-        stream: StreamKind,
-        from: StreamSeq,
-        patience: Duration,
-    ) -> Result<(Session, ConsumerInfo), SessionError> {
-        let name = &broker.names.stream(stream);
-        let link = broker.link();
-        let link_times = link.borrow().times;
-        let path = format!("CONSUMER.RESET.{name}.{node}");
-        let info: ConsumerInfo = match broker.api_within(&path, &json!({ "seq": from }), patience).await {
-            Ok(info) => info,
-            // Missing, or lost with its server, or the link is slow: asking for it would take as long again.
-            Err(error @ BrokerError::Timeout { .. }) => return Err(error.into()),
-            Err(error) => return Err(missing_or(broker, name, node, error, patience).await),
-        };
-        let inbox = broker.client.new_inbox();
-        let frames = broker.client.subscribe(format!("{inbox}.*")).await.map_err(|_| BrokerError::Closed)?;
-        let session = Session {
-            broker: broker.clone(),
-            stream,
-            pull_subject: format!("{}.CONSUMER.MSG.NEXT.{name}.{node}", broker.api),
-            inbox,
-            frames,
-            pulls: Pulls::default(),
-            heartbeat: broker.heartbeat(),
-            link_times,
-            link,
-            held: None,
-            broken: None,
-        };
-        Ok((session, info))
-    }
-
-    /// The first message, where there is one now.
-    async fn first(&mut self) -> Result<Option<Received>, SessionError> {
-        let number = self.pulls.due().unwrap_or_default();
-        self.pull(number, true).await?;
-        loop {
-            let frame = self.frame().await?;
-            if let Some(received) = self.sort(frame)? {
-                return Ok(Some(received));
-            }
-            if self.pulls.are_over() {
-                return Ok(None);
-            }
-        }
-    }
-
     /// The next messages: waits for one, and adds those that are already here. Cancel safe.
     pub async fn next(&mut self) -> Result<Batch, SessionError> {
         let mut batch = Batch::default();
@@ -298,7 +217,16 @@ impl Session {
                 None => break,
             }
         }
+        batch.found = self.decide(&batch.messages);
         Ok(batch)
+    }
+
+    /// What the session was in doubt of, where these messages decide it.
+    fn decide(&mut self, messages: &[StoredMessage]) -> Option<Found> {
+        let doubt = self.doubt?;
+        let decided = messages.iter().find_map(|message| doubt.over(message.at))?;
+        self.doubt = None;
+        decided
     }
 
     /// Tells the broker that a batch is on the node; with policy `all`, its last message stands for all before it.
@@ -315,8 +243,8 @@ impl Session {
             return Err(error);
         }
         loop {
-            while let Some(number) = self.pulls.due() {
-                self.pull(number, false).await?;
+            while let Some(number) = self.pulls.due(BATCH) {
+                self.pull(number, BATCH, false).await?;
             }
             let frame = self.frame().await?;
             if let Some(received) = self.sort(frame)? {
@@ -339,9 +267,9 @@ impl Session {
         }
     }
 
-    async fn pull(&self, number: u64, only_what_is_there: bool) -> Result<(), SessionError> {
+    async fn pull(&self, number: u64, count: u64, only_what_is_there: bool) -> Result<(), SessionError> {
         let mut request = json!({
-            "batch": BATCH,
+            "batch": count,
             // Less than the largest message would give 409 for ever when such a one is next.
             "max_bytes": HANDED_OVER_BYTES.max(self.broker.max_payload() + 64 * 1024),
         });

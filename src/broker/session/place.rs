@@ -1,11 +1,11 @@
 //! Where a session begins, and what the broker says of the consumer.
 //!
-//! Owns the choice of the first sequence. Never resets and never pulls.
+//! Owns the choice of what is looked at first. Never resets and never pulls.
 
 use super::super::connect::Broker;
 use super::super::error::BrokerError;
 use super::{Found, Resume, SessionError, Start};
-use crate::model::id::StreamSeq;
+use crate::model::id::{MsgRef, StreamSeq};
 use crate::model::name::NodeName;
 use crate::model::time::Timestamp;
 use serde::Deserialize;
@@ -39,21 +39,34 @@ impl ConsumerInfo {
     }
 }
 
-/// The sequence to begin at.
+/// Where to look first.
+pub(super) enum Place {
+    /// The session begins here, without a look: nothing was taken yet, or the broker's ack floor tells enough.
+    Trusted(StreamSeq),
+    /// The anchor must be there.
+    At { position: MsgRef, anchor: MsgRef },
+}
+
+/// Chooses where to look first.
 pub(super) async fn place(
     broker: &Broker,
     name: &str,
     node: &NodeName,
     resume: &Resume,
-) -> Result<StreamSeq, SessionError> {
-    let Some((last, size)) = resume.last else { return Ok(resume.start) };
+) -> Result<Place, SessionError> {
+    let (Some(position), Some((anchor, size))) = (resume.last, resume.anchor) else {
+        return Ok(Place::Trusted(resume.start));
+    };
+    if anchor.seq < resume.start {
+        return Ok(Place::Trusted(resume.start));
+    }
     if size > LARGE_ANCHOR {
         let info: ConsumerInfo = broker.api(&format!("CONSUMER.INFO.{name}.{node}"), &serde_json::Value::Null).await?;
-        if info.ack_floor.stream_seq == last.seq && Some(&info.created) == resume.created.as_ref() {
-            return Ok(StreamSeq(last.seq.0 + 1));
+        if info.ack_floor.stream_seq == anchor.seq && Some(&info.created) == resume.created.as_ref() {
+            return Ok(Place::Trusted(StreamSeq(anchor.seq.0 + 1)));
         }
     }
-    Ok(last.seq.max(resume.start))
+    Ok(Place::At { position, anchor })
 }
 
 /// A consumer that is missing answers no RESET at all; asking for it tells.

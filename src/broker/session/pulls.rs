@@ -35,23 +35,31 @@ pub(crate) enum Broken {
     Status(u16),
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Pull {
+    number: u64,
+    asked: u64,
+    left: u64,
+}
+
 /// The pulls under way, and the last consumer sequence seen.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Pulls {
     last: u64,
     next_number: u64,
-    open: VecDeque<(u64, u64)>,
+    open: VecDeque<Pull>,
 }
 
 impl Pulls {
-    /// The number of a new pull, where one is due: the next batch is asked for while the last one still flows.
-    pub(super) fn due(&mut self) -> Option<u64> {
-        let asked: u64 = self.open.iter().map(|(_, left)| left).sum();
-        if self.open.len() >= 2 || asked > BATCH / 2 {
+    /// The number of a new pull for `count` messages, where one is due: the next batch is asked for while the last one
+    /// still flows.
+    pub(super) fn due(&mut self, count: u64) -> Option<u64> {
+        let left: u64 = self.open.iter().map(|pull| pull.left).sum();
+        if self.open.len() >= 2 || left > BATCH / 2 {
             return None;
         }
         self.next_number += 1;
-        self.open.push_back((self.next_number, BATCH));
+        self.open.push_back(Pull { number: self.next_number, asked: count, left: count });
         Some(self.next_number)
     }
 
@@ -69,9 +77,9 @@ impl Pulls {
                     return Err(Broken::Gap { expected, found });
                 }
                 self.last = found;
-                if let Some((_, left)) = self.open.front_mut() {
-                    *left -= 1;
-                    if *left == 0 {
+                if let Some(pull) = self.open.front_mut() {
+                    pull.left -= 1;
+                    if pull.left == 0 {
                         self.open.pop_front();
                     }
                 }
@@ -85,7 +93,7 @@ impl Pulls {
                 Ok(())
             }
             Frame::End { number, code: 409 } => {
-                let fresh = self.open.iter().any(|(n, left)| *n == number && *left == BATCH);
+                let fresh = self.open.iter().any(|pull| pull.number == number && pull.left == pull.asked);
                 self.close(number);
                 if fresh { Err(Broken::Status(409)) } else { Ok(()) }
             }
@@ -94,7 +102,7 @@ impl Pulls {
     }
 
     fn close(&mut self, number: u64) {
-        self.open.retain(|(n, _)| *n != number);
+        self.open.retain(|pull| pull.number != number);
     }
 }
 
@@ -106,7 +114,7 @@ mod tests {
     #[test]
     fn gaps_and_foreign_deliveries_are_seen() {
         let mut pulls = Pulls::default();
-        pulls.due();
+        pulls.due(BATCH);
         pulls.take(Frame::Heartbeat(0)).unwrap();
         pulls.take(Frame::Message(1)).unwrap();
         assert_eq!(pulls.take(Frame::Heartbeat(2)), Err(Broken::Gap { expected: 1, found: 2 }));
@@ -117,10 +125,10 @@ mod tests {
     #[test]
     fn a_pull_that_ends_normally_is_followed_by_another() {
         let mut pulls = Pulls::default();
-        assert_eq!(pulls.due(), Some(1));
-        assert_eq!(pulls.due(), None);
+        assert_eq!(pulls.due(BATCH), Some(1));
+        assert_eq!(pulls.due(BATCH), None);
         pulls.take(Frame::End { number: 1, code: 408 }).unwrap();
-        assert_eq!(pulls.due(), Some(2));
+        assert_eq!(pulls.due(BATCH), Some(2));
         assert_eq!(pulls.take(Frame::End { number: 2, code: 409 }), Err(Broken::Status(409)), "nothing came of it");
         assert_eq!(pulls.take(Frame::End { number: 9, code: 503 }), Err(Broken::Status(503)));
     }
@@ -132,7 +140,7 @@ mod tests {
             let mut pulls = Pulls::default();
             let mut seen = 0;
             for (what, number) in frames {
-                pulls.due();
+                pulls.due(BATCH);
                 let frame = match what {
                     0 | 1 => Frame::Message(number),
                     2 => Frame::Heartbeat(number),

@@ -34,6 +34,10 @@ pub struct StreamState {
     pub last_at: Timestamp,
     /// The broker's time.
     pub now: Timestamp,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Where it was made to begin, where that is not at 1: above what old records named.
+    pub begins_at: Option<StreamSeq>,
 }
 
 impl StreamState {
@@ -48,6 +52,7 @@ struct Info {
     config: Config,
     state: State,
     ts: Timestamp,
+    created: Timestamp,
 }
 
 #[derive(Deserialize)]
@@ -56,6 +61,8 @@ struct Config {
     max_age: u64,
     #[serde(default)]
     max_bytes: i64,
+    #[serde(default)]
+    first_seq: Option<StreamSeq>,
 }
 
 #[derive(Deserialize)]
@@ -71,7 +78,7 @@ struct State {
 impl Broker {
     /// How a stream stands.
     pub async fn stream_state(&self, stream: &str) -> Result<StreamState, BrokerError> {
-        let Info { config, state, ts } = self.api(&format!("STREAM.INFO.{stream}"), &Value::Null).await?;
+        let Info { config, state, ts, created } = self.api(&format!("STREAM.INFO.{stream}"), &Value::Null).await?;
         Ok(StreamState {
             first: state.first_seq,
             last: state.last_seq,
@@ -82,6 +89,8 @@ impl Broker {
             first_at: state.first_ts,
             last_at: state.last_ts,
             now: ts,
+            created,
+            begins_at: config.first_seq.filter(|first| first.0 > 1),
         })
     }
 

@@ -5,7 +5,9 @@
 //! something: what is measured with it is the broker, the hub and the operator's side.
 
 use super::wait::{SOON, wait_until};
-use edgeward::broker::{Access, Broker, ConnectOptions, Outgoing, Resume, Session, SessionError};
+use edgeward::broker::{
+    Access, AnchorError, Anchors, Broker, ConnectOptions, Earlier, Outgoing, Resume, Session, SessionError,
+};
 use edgeward::model::header::id_of;
 use edgeward::model::id::{JournalId, MsgRef, StreamSeq};
 use edgeward::model::jitter::Backoff;
@@ -15,6 +17,8 @@ use edgeward::model::node::Spec;
 use edgeward::model::record::{By, Record};
 use edgeward::model::state::State;
 use edgeward::model::subject::{Names, NodeKey, RecordClass, RecordStream};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use serde_json::json;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -78,6 +82,15 @@ impl LightNodes {
     }
 }
 
+/// What a light node knows of what it has taken: nothing before the last.
+struct LastAlone;
+
+impl Anchors for LastAlone {
+    fn earlier(&self, _steps: u64) -> BoxFuture<'_, Result<Option<Earlier>, AnchorError>> {
+        std::future::ready(Ok(None)).boxed()
+    }
+}
+
 async fn live(server: &str, node: &NodeName, counts: &Counts) {
     let options = ConnectOptions {
         servers: vec![server.to_owned()],
@@ -98,8 +111,9 @@ async fn live(server: &str, node: &NodeName, counts: &Counts) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     loop {
         broker.wait_up().await.expect("a link");
-        let resume = Resume { start, last, created: created.clone(), patience: PATIENCE };
-        let ended = match Session::open(&broker, node, StreamKind::Commands, &resume).await {
+        let resume =
+            Resume { start, last: last.map(|(at, _)| at), anchor: last, created: created.clone(), patience: PATIENCE };
+        let ended = match Session::open(&broker, node, StreamKind::Commands, &resume, &LastAlone).await {
             Ok((session, begun)) => {
                 created = Some(begun.created);
                 counts.sessions.fetch_add(1, Ordering::Relaxed);

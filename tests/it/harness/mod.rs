@@ -14,6 +14,7 @@ mod fleet;
 mod light;
 mod process;
 mod proxy;
+mod ship;
 mod tests;
 mod wait;
 
@@ -25,4 +26,5 @@ pub use fleet::Fleet;
 pub use light::{Counts, LightNodes};
 pub use process::Process;
 pub use proxy::{Link, Proxy};
+pub use ship::Ship;
 pub use wait::{Look, SOON, wait_until};
