@@ -104,6 +104,11 @@ pub async fn run(options: Options, stop: CancellationToken, host: impl Host) -> 
     let node = Arc::new(open(options).await?);
     tracing::info!(node = %node.name, journal = %node.journal.id(), state_dir = %node.journal.folder().display(), "agent");
     resume_leaving(&node).await?;
+    let was_leaving = node.shutdown.is_cancelled();
+    if was_leaving {
+        // Nothing begins any more.
+        stop.cancel();
+    }
     upkeep::tell_replaced(&node).await?;
     recover::run(&node).await?;
     here(Point::Recovered);
@@ -138,6 +143,10 @@ pub async fn run(options: Options, stop: CancellationToken, host: impl Host) -> 
     leave.cancel();
     ended(taking, serving).await;
     kernel::tell_counted(&node).await;
+    if was_leaving {
+        // Why it leaves has not left itself yet; an agent that has just started needs a moment for its link.
+        drop(tokio::time::timeout(DRAIN, node.broker.wait_up()).await);
+    }
     outbox::drain(&node, DRAIN).await;
     if let Some(error) = failed {
         return Err(error);

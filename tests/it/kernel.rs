@@ -214,3 +214,70 @@ async fn failures_that_repeat_are_counted_and_none_is_lost_from_the_sum() {
     let sum: u64 = told.iter().map(|event| event.count.unwrap_or(1)).sum();
     assert_eq!((told.len(), sum), (21, 60));
 }
+
+/// Starts the node's agent so that it dies right after this step, does `then`, and waits for that.
+#[cfg(feature = "kill-points")]
+async fn dies_at(fleet: &mut Fleet, point: edgeward::killpoint::Point, then: impl AsyncFnOnce(&Fleet)) {
+    use std::os::unix::process::ExitStatusExt;
+    fleet.agent("ship1").kill();
+    fleet.agent("ship1").set_env(edgeward::killpoint::VARIABLE, &format!("{}:1", point.as_str()));
+    fleet.agent("ship1").start();
+    then(fleet).await;
+    let ended = fleet.agent("ship1").exited(SOON).await;
+    assert_eq!(ended.signal(), Some(6), "{point:?}: {ended}");
+    fleet.agent("ship1").set_env(edgeward::killpoint::VARIABLE, "");
+}
+
+#[cfg(feature = "kill-points")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_neither_loses_nor_repeats_an_order() {
+    use edgeward::killpoint::Point;
+    let mut fleet = fleet("").await;
+    let id = fleet.command("ship1", "shell", "exit 3").await;
+    let event = failed(&fleet, &id).await;
+    dies_at(&mut fleet, Point::Obeyed, async |fleet| {
+        let order = [("Fleet-Id", "stop-1")];
+        fleet.publish("fleet.msg.ship1.control.chief.stop", &order, r#"{"process":"shell"}"#).await;
+    })
+    .await;
+    let queued = fleet.command("ship1", "shell", "true").await;
+    fleet.start_agent("ship1").await;
+    let record = fleet.record("ship1", "chief", "stop", "stop-1").await;
+    assert_eq!(record.stdout.as_deref(), Some("shell: stopped\n"), "carried out once");
+    process(&fleet, "shell", |shell| shell.state == "stopped").await;
+    assert_eq!(fleet.run("ship1", "ping", "").await.state, State::Succeeded);
+    let acks = stored(&fleet, RecordStream::Acks, &format!("fleet.ack.ship1.ops.shell.{queued}")).await;
+    assert!(acks.is_empty(), "stopped");
+
+    dies_at(&mut fleet, Point::Obeyed, async |fleet| {
+        let order = [("Fleet-Id", "leave-1")];
+        let body = format!("{{\"error\":\"{}\",\"directive\":\"shutdown\"}}", event.id);
+        fleet.publish("fleet.msg.ship1.control.chief.directive", &order, body).await;
+    })
+    .await;
+    // Decided, and not done: the next one leaves, but for the first step of the way.
+    dies_at(&mut fleet, Point::Left, async |_| {}).await;
+    assert_eq!(fleet.record("ship1", "chief", "directive", "leave-1").await.state, State::Succeeded);
+    // Done: who starts it again means it.
+    fleet.start_agent("ship1").await;
+    order(&fleet, "start", r#"{"process":"shell"}"#).await;
+    assert_eq!(fleet.record("ship1", "ops", "shell", &queued).await.state, State::Succeeded);
+}
+
+#[cfg(feature = "kill-points")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_neither_loses_nor_repeats_what_a_rule_decided() {
+    use edgeward::killpoint::Point;
+    let mut fleet = fleet(&rule("shutdown", 1)).await;
+    dies_at(&mut fleet, Point::Directed, async |fleet| {
+        fleet.publish("fleet.msg.ship1.command.ops.shell", &[("Fleet-Id", "f-1")], "exit 3").await;
+    })
+    .await;
+    fleet.agent("ship1").start();
+    assert_eq!(fleet.agent("ship1").exited(SOON).await.code(), Some(100));
+    assert_eq!(fleet.record("ship1", "ops", "shell", "f-1").await.attempt, 1);
+    assert_eq!(failed(&fleet, "f-1").await.directive, Some(Directive::Shutdown));
+    assert_eq!(events(&fleet, Code::Shutdown).await.len(), 1);
+    fleet.start_agent("ship1").await;
+    assert_eq!(fleet.run("ship1", "ping", "").await.state, State::Succeeded);
+}

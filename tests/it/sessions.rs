@@ -121,8 +121,8 @@ async fn a_message_deleted_under_the_anchor_makes_nothing_run_twice() {
     ship.send(2).await;
     ship.all_ran().await;
     // Again, with newer ones behind it.
-    ship.fleet.agent("ship1").kill();
     let last = ship.record(5).await.seq;
+    ship.fleet.agent("ship1").kill();
     ship.send(2).await;
     ship.api("STREAM.MSG.DELETE.FLEET_COMMANDS", json!({ "seq": last })).await;
     ship.fleet.start_agent("ship1").await;
