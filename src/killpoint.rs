@@ -32,6 +32,8 @@ pub enum Point {
     Published,
     /// Those entries have been taken out of the outbox.
     Removed,
+    /// The broker has stored a window of output; the journal does not know.
+    Chunked,
     /// `inmsg.txt` is renamed.
     Claimed,
     /// Its messages are in the outbox; the file is still there.
@@ -40,13 +42,19 @@ pub enum Point {
     ResultWritten,
     /// The number of a status is kept; the status is not published.
     Beat,
+    /// The file of a run is made; the runner has not started its process.
+    RunClaimed,
+    /// The process runs; no agent has heard of it.
+    RunStarted,
+    /// The end of a run is in its file; no agent has heard of it.
+    RunEnded,
     /// The hub has made a message's fate durable; its feed has not heard of it.
     Settled,
 }
 
 impl Point {
     /// The points of an agent, in the order of a message's way.
-    pub const AGENT: [Point; 15] = [
+    pub const AGENT: [Point; 16] = [
         Point::Recovered,
         Point::Taken,
         Point::Acked,
@@ -58,11 +66,15 @@ impl Point {
         Point::TryAgain,
         Point::Published,
         Point::Removed,
+        Point::Chunked,
         Point::Claimed,
         Point::Accepted,
         Point::ResultWritten,
         Point::Beat,
     ];
+
+    /// The points of a runner.
+    pub const RUNNER: [Point; 3] = [Point::RunClaimed, Point::RunStarted, Point::RunEnded];
 
     /// The points of a hub.
     pub const HUB: [Point; 1] = [Point::Settled];
@@ -81,10 +93,14 @@ impl Point {
             Point::TryAgain => "try_again",
             Point::Published => "published",
             Point::Removed => "removed",
+            Point::Chunked => "chunked",
             Point::Claimed => "claimed",
             Point::Accepted => "accepted",
             Point::ResultWritten => "result_written",
             Point::Beat => "beat",
+            Point::RunClaimed => "run_claimed",
+            Point::RunStarted => "run_started",
+            Point::RunEnded => "run_ended",
             Point::Settled => "settled",
         }
     }

@@ -3,7 +3,7 @@
 //! Prints one table, a row per question, as ratios: absolute times are those of the machine and of the moment. Owns the
 //! order of things; `raw` is what is compared with, `rows` what is measured.
 //!
-//! `cargo bench --bench edgeward -- --quick` takes a tenth of the work, for trying out.
+//! `cargo bench --bench edgeward -- --quick` takes a tenth of the work, for trying out; `--runner` measures the runner alone.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a bench that cannot measure ends")]
 
@@ -19,7 +19,12 @@ use rows::{Bed, Row};
 async fn main() {
     let quick = std::env::args().any(|arg| arg == "--quick");
     let scale = if quick { 1 } else { 10 };
+    if std::env::args().any(|arg| arg == "--runner") {
+        println!("{}", rows::runner(100 * scale).await);
+        return;
+    }
     let mut table: Vec<Row> = Vec::new();
+    table.push(rows::runner(100 * scale).await);
     for sync_always in [true, false] {
         let mut bed = Bed::start(sync_always).await;
         table.extend(rows::ping(&bed, 100 * scale, sync_always).await);

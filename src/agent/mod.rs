@@ -15,6 +15,7 @@ mod intake;
 mod lease;
 mod node;
 mod outbox;
+mod output;
 mod recover;
 mod reports;
 mod results;
@@ -24,6 +25,7 @@ mod worker;
 
 use crate::broker::{Access, Broker, BrokerError, ConnectOptions};
 use crate::exec::boot_id;
+use crate::exec::runner::{Place, Runner};
 use crate::journal::{Class, Journal, JournalError, Key};
 use crate::killpoint::{Point, here};
 use crate::model::config::Config;
@@ -32,7 +34,7 @@ use crate::model::policy::Policy;
 use crate::model::subject::Names;
 use crate::model::time::Timestamp;
 use clock::{BootClock, Clock, Kept};
-use dispatch::Dispatcher;
+use dispatch::{Dispatcher, Ends};
 use node::{Node, Parts};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -51,6 +53,17 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// What the node accepts.
     pub policy: Policy,
+    /// What becomes of commands that run when it is told to stop.
+    pub commands: Commands,
+}
+
+/// What becomes of running commands when an agent is told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commands {
+    /// They go on; the next agent reports them.
+    GoOn,
+    /// They are ended after the grace: the whole node goes away.
+    End,
 }
 
 /// How an agent ended.
@@ -86,23 +99,35 @@ pub enum AgentError {
     Part(&'static str),
 }
 
+/// What a runner is started from: this very program, also where its file has been replaced since.
+const OWN_PROGRAM: &str = "/proc/self/exe";
+
 /// How long a node that leaves may take to publish what it has to say.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// Runs an agent until `stop`. `ready` is called once the journal is open, with or without a link.
 pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce() + Send) -> Result<Ended, AgentError> {
+    let commands = options.commands;
     let node = Arc::new(open(options).await?);
     tracing::info!(node = %node.name, journal = %node.journal.id(), state_dir = %node.journal.folder().display(), "agent");
     upkeep::tell_replaced(&node).await?;
-    recover::run(&node).await?;
+    let adopted = recover::run(&node).await?;
     here(Point::Recovered);
     // Four things end in turn: intake and starting (`stop`), running work (`cut`), then publishing (`leave`).
     let (cut, leave) = (CancellationToken::new(), CancellationToken::new());
-    let (dispatcher, handle) = Dispatcher::load(Arc::clone(&node), cut.clone()).await?;
+    let ends = Ends {
+        cut: cut.clone(),
+        left: match commands {
+            Commands::GoOn => stop.clone(),
+            Commands::End => CancellationToken::new(),
+        },
+    };
+    let (dispatcher, handle) = Dispatcher::load(Arc::clone(&node), ends, adopted).await?;
     let mut parts = Tasks::default();
     parts.add("outbox of acks", outbox::run(Arc::clone(&node), Class::Ack, leave.clone()));
     parts.add("outbox of error events", outbox::run(Arc::clone(&node), Class::Error, leave.clone()));
     parts.add("outbox of messages", outbox::run(Arc::clone(&node), Class::Message, leave.clone()));
+    parts.add("output of commands", output::run(Arc::clone(&node), leave.clone()));
     parts.add("results", results::run(Arc::clone(&node), leave.clone()));
     parts.add("connection to the broker", connection(Arc::clone(&node), leave.clone()));
     parts.add("status", status::run(Arc::clone(&node), handle.clone(), leave.clone()));
@@ -127,6 +152,9 @@ pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce()
     end_work(&node, dispatching, &cut).await;
     leave.cancel();
     parts.end().await;
+    if commands == Commands::End {
+        node.runner.leave().await;
+    }
     outbox::drain(&node, DRAIN).await;
     match failed {
         Some(error) => Err(error),
@@ -145,7 +173,7 @@ async fn connection(node: Arc<Node>, leave: CancellationToken) {
     }
 }
 
-/// Lets running work finish for the configured grace, then ends it.
+/// Lets what runs in the agent finish for the configured grace, then ends it.
 async fn end_work(node: &Node, mut dispatching: tokio::task::JoinHandle<()>, cut: &CancellationToken) {
     let grace = node.config.agent.grace;
     if tokio::time::timeout(grace, &mut dispatching).await.is_ok() {
@@ -160,7 +188,7 @@ async fn end_work(node: &Node, mut dispatching: tokio::task::JoinHandle<()>, cut
 }
 
 async fn open(options: Options) -> Result<Node, AgentError> {
-    let Options { config, node, state_dir, policy } = options;
+    let Options { config, node, state_dir, policy, .. } = options;
     let names = Names::new(&config.prefix)?;
     let journal = {
         let (folder, node) = (state_dir.clone(), node.clone());
@@ -168,7 +196,8 @@ async fn open(options: Options) -> Result<Node, AgentError> {
         opened.map_err(|_| JournalError::Closed)??.journal.with_space(config.agent.journal_bytes)
     };
     let run_dir = state_dir.join("run");
-    fresh_run_dir(&run_dir).map_err(|source| AgentError::Folder { path: run_dir, source })?;
+    let place = Place::make(&run_dir).map_err(|source| AgentError::Folder { path: run_dir, source })?;
+    let runner = Runner::new(place, OWN_PROGRAM.into());
     let boot = journal.meta::<BootClock>(Key::BootClock).await?;
     let kept = Kept {
         offset: journal.meta(Key::ClockOffset).await?.unwrap_or(0),
@@ -177,18 +206,7 @@ async fn open(options: Options) -> Result<Node, AgentError> {
     };
     let broker = Broker::connect(&connect_options(&config, &names, &node)).await?;
     let clock = Clock::new(&kept);
-    Ok(Node::new(Parts { name: node, names, config, policy, journal, broker, clock }))
-}
-
-/// Files of runs that a killed agent left are of no use.
-fn fresh_run_dir(path: &std::path::Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    match std::fs::remove_dir_all(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    std::fs::DirBuilder::new().mode(0o700).create(path)
+    Ok(Node::new(Parts { name: node, names, config, policy, journal, broker, clock, runner }))
 }
 
 fn connect_options(config: &Config, names: &Names, node: &NodeName) -> ConnectOptions {

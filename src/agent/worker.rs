@@ -5,13 +5,16 @@
 //! journal with the step that it is about.
 
 use super::control;
-use super::dispatch::Event;
+use super::dispatch::{Ends, Event};
 use super::node::Node;
+use super::output;
 use super::reports::Times;
+use crate::exec::runner::RunName;
 use crate::journal::{Decision, Ended, JournalError, Loaded, Verdict};
 use crate::killpoint::{Point, here};
 use crate::methods::{Context, Handler, KILL_GRACE, NodeFacts, ProcessLog, Work};
 use crate::model::admit::Admitted;
+use crate::model::config::LeftRunning;
 use crate::model::error_event::Code;
 use crate::model::header::OnCrash;
 use crate::model::jitter::Backoff;
@@ -48,6 +51,8 @@ pub(crate) struct Begun {
     pub(crate) attempt: u32,
     pub(crate) received_at: Timestamp,
     pub(crate) started_at: Timestamp,
+    /// A former agent began it.
+    pub(crate) adopted: bool,
 }
 
 /// How a worker ended.
@@ -58,15 +63,18 @@ pub(crate) enum End {
     TryAgain { wait: Duration },
     /// The message was over already when its turn came: cancelled.
     Gone,
+    /// The agent goes; what was begun goes on without it.
+    Left,
 }
 
 impl End {
     /// As the dispatcher is told.
-    pub(crate) fn into_event(self, lane: LaneKey, row: RowId) -> Event {
+    pub(crate) fn into_event(self, lane: LaneKey, row: RowId) -> Option<Event> {
         match self {
-            End::Over { next } => Event::Over { lane, next },
-            End::TryAgain { wait } => Event::TryAgain { lane, row, wait },
-            End::Gone => Event::Gone { lane, row },
+            End::Over { next } => Some(Event::Over { lane, next }),
+            End::TryAgain { wait } => Some(Event::TryAgain { lane, row, wait }),
+            End::Gone => Some(Event::Gone { lane, row }),
+            End::Left => None,
         }
     }
 }
@@ -75,8 +83,8 @@ impl End {
 pub(crate) struct Stops {
     /// Ends the run: a cancel, or the agent leaving.
     pub(crate) stop: CancellationToken,
-    /// The agent leaves: nothing is waited for any more.
-    pub(crate) cut: CancellationToken,
+    /// The agent leaves.
+    pub(crate) ends: Ends,
 }
 
 /// Works on the head of a lane. `begun` where its try began when it was taken. `stop` ends the try early: a cancel, or
@@ -91,10 +99,21 @@ pub(crate) async fn work(node: Arc<Node>, lane: &LaneKey, row: RowId, begun: Opt
         },
     };
     here(Point::Started);
-    let outcome = try_once(&node, row, &begun, &stops.stop).await;
+    let outlives = outlives_agent(&node, &begun.message);
+    let done = tokio::select! {
+        biased;
+        done = try_once(&node, row, &begun, &stops.stop) => done,
+        () = stops.ends.left.cancelled(), if outlives => return End::Left,
+    };
     here(Point::Ended);
-    match settle_at_last(&node, row, &begun, outcome, &stops.cut).await {
-        Ok(end) => end,
+    let published = done.published;
+    match settle_at_last(&node, row, &begun, done, &stops.ends.cut).await {
+        Ok(end) => {
+            if outlives {
+                output::settled(&node, &run_name(&node, row, begun.attempt), published).await;
+            }
+            end
+        }
         Err(error) => lost(lane, row, &error),
     }
 }
@@ -104,12 +123,12 @@ async fn settle_at_last(
     node: &Node,
     row: RowId,
     begun: &Begun,
-    outcome: Outcome,
+    done: Done,
     cut: &CancellationToken,
 ) -> Result<End, JournalError> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
-        match settle(node, row, begun, outcome.clone()).await {
+        match settle(node, row, begun, done.clone()).await {
             Err(error) if error.may_heal() && !cut.is_cancelled() => tokio::select! {
                 biased;
                 () = cut.cancelled() => {}
@@ -152,6 +171,7 @@ async fn begin(node: &Arc<Node>, row: RowId) -> Result<Result<Begun, End>, Journ
                 attempt: loaded.attempt,
                 received_at: loaded.received_at,
                 started_at: now,
+                adopted: false,
             })),
             // It was admitted a moment ago by the same rules.
             Err(_) => Err(JournalError::NoRow(row.0)),
@@ -186,9 +206,24 @@ fn expired(message: &Admitted, now: Timestamp) -> Outcome {
     Outcome::ended(State::Expired, Code::Expired, format!("it was to begin by {start_by}; it is {now}"))
 }
 
-async fn try_once(node: &Arc<Node>, row: RowId, begun: &Begun, stop: &CancellationToken) -> Outcome {
+/// True where what a message begins goes on without the agent.
+pub(crate) fn outlives_agent(node: &Node, message: &Admitted) -> bool {
+    node.registry.get(message.subject.method.as_str()).is_some_and(|handler| handler.outlives_agent())
+}
+
+/// A try that is over.
+#[derive(Clone)]
+struct Done {
+    outcome: Outcome,
+    /// Its output is published: it took long, or an ack does not hold it.
+    published: bool,
+}
+
+async fn try_once(node: &Arc<Node>, row: RowId, begun: &Begun, stop: &CancellationToken) -> Done {
+    let mut published = begun.adopted;
     let Some(handler) = node.registry.get(begun.message.subject.method.as_str()).cloned() else {
-        return Outcome::ended(State::Refused, Code::UnknownMethod, "the method is gone");
+        let outcome = Outcome::ended(State::Refused, Code::UnknownMethod, "the method is gone");
+        return Done { outcome, published };
     };
     let work = Work { message: begun.message.clone(), body: begun.body.clone(), attempt: begun.attempt };
     let context = context(node, row, begun, stop);
@@ -199,19 +234,22 @@ async fn try_once(node: &Arc<Node>, row: RowId, begun: &Begun, stop: &Cancellati
         ended = &mut run => ended,
         () = tokio::time::sleep(TELL_AFTER) => {
             tell_running(node, begun).await;
+            published |= handler.outlives_agent() && output::begin(node, row, begun).await.is_ok();
             run.await
         }
     };
-    ended.unwrap_or_else(|panic| {
+    let outcome = ended.unwrap_or_else(|panic| {
         let text =
             panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
         Outcome::ended(State::Failed, Code::Panicked, format!("the handler panicked: {}", text.unwrap_or_default()))
-    })
+    });
+    published |= handler.outlives_agent() && !output::fits_inline(node, &outcome);
+    Done { outcome, published }
 }
 
 async fn limited(handler: &dyn Handler, work: &Work, context: &Context) -> Outcome {
     let timeout = work.message.settings.timeout;
-    let limit = if handler.keeps_timeout() { timeout.saturating_add(KILL_GRACE + KILL_MARGIN) } else { timeout };
+    let limit = if handler.outlives_agent() { timeout.saturating_add(KILL_GRACE + KILL_MARGIN) } else { timeout };
     match tokio::time::timeout(limit, handler.run(work, context)).await {
         Ok(outcome) => outcome,
         Err(_) => {
@@ -229,7 +267,9 @@ async fn tell_running(node: &Node, begun: &Begun) {
 }
 
 /// Keeps the end of a try: terminal, or another one follows.
-async fn settle(node: &Node, row: RowId, begun: &Begun, outcome: Outcome) -> Result<End, JournalError> {
+async fn settle(node: &Node, row: RowId, begun: &Begun, done: Done) -> Result<End, JournalError> {
+    let Done { outcome, published } = done;
+    let outcome = if published { output::end(node, row, begun, outcome).await? } else { outcome };
     // A try that ended by itself keeps its own truth, also where a cancel was on its way.
     let outcome = match outcome.state {
         State::Interrupted => control::if_cancelled(node, row, outcome).await?,
@@ -278,18 +318,20 @@ fn context(node: &Arc<Node>, row: RowId, begun: &Begun, stop: &CancellationToken
     let notes = ProcessNotes { node: Arc::clone(node), row };
     Context {
         node: node.name.clone(),
-        run_dir: node.run_dir.clone(),
         log_dir: node.log_dir.clone(),
         facts,
         stop: stop.clone(),
         processes: Arc::new(notes),
-        run_marker: run_marker(node, row, begun.attempt),
+        runner: node.runner.clone(),
+        run: run_name(node, row, begun.attempt),
+        output_bytes: node.config.agent.output_bytes,
+        kill_left: node.config.agent.left_running == LeftRunning::Kill,
     }
 }
 
-/// What marks the processes of a try, in their environment: unique for ever.
-pub(crate) fn run_marker(node: &Node, row: RowId, attempt: u32) -> String {
-    format!("{}.{}.{attempt}", node.journal.id(), row.0)
+/// The name of a try with the runner, and the mark of its processes: unique for ever.
+pub(crate) fn run_name(node: &Node, row: RowId, attempt: u32) -> RunName {
+    RunName::numbered(&node.journal.id().to_string(), row.0, attempt)
 }
 
 struct ProcessNotes {

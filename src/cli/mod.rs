@@ -23,6 +23,7 @@ mod output;
 mod quote;
 mod result;
 mod run;
+mod runner;
 mod send;
 mod sending;
 mod service;
@@ -85,6 +86,9 @@ enum Verb {
     Errors(errors::Args),
     /// Check or show the configuration.
     Config(config_verb::Args),
+    /// Run an agent's commands; started by the agent.
+    #[command(hide = true)]
+    Runner(runner::Args),
     /// Write a shell's completion script.
     Completions(completions::Args),
 }
@@ -112,9 +116,15 @@ impl Cli {
     /// tells by its end what was wrong with the connection.
     pub fn default_log(&self) -> &'static str {
         match self.verb {
-            Verb::Agent(_) | Verb::Hub(_) => "info,async_nats=off",
+            Verb::Agent(_) | Verb::Hub(_) | Verb::Runner(_) => "info,async_nats=off",
             _ => "warn,async_nats=off,edgeward::broker::connect=off",
         }
+    }
+
+    /// True for a verb that one thread serves best: it hardly ever does two things at once, and there is one of it per
+    /// agent.
+    pub fn needs_one_thread(&self) -> bool {
+        matches!(self.verb, Verb::Runner(_))
     }
 
     /// Carries out the verb; everything is said when it returns.
@@ -145,6 +155,7 @@ impl Cli {
             Verb::Nodes(args) => nodes::run(&session, &args).await,
             Verb::History(args) => history::run(&session, &args).await,
             Verb::Errors(args) => errors::run(&session, &args).await,
+            Verb::Runner(args) => runner::run(&args).await,
             Verb::Config(args) => config_verb::run(&session, &args),
             Verb::Completions(args) => completions::run(&args, Cli::command()),
         }
