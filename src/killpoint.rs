@@ -34,6 +34,12 @@ pub enum Point {
     Removed,
     /// The broker has stored a window of output; the journal does not know.
     Chunked,
+    /// A failed try and what its directive changed are kept; nothing has followed from it.
+    Directed,
+    /// An order about processes is carried out in the journal; nothing has followed from it.
+    Obeyed,
+    /// That the agent has left for good is kept; it has not ended.
+    Left,
     /// `inmsg.txt` is renamed.
     Claimed,
     /// Its messages are in the outbox; the file is still there.
@@ -54,7 +60,7 @@ pub enum Point {
 
 impl Point {
     /// The points of an agent, in the order of a message's way.
-    pub const AGENT: [Point; 16] = [
+    pub const AGENT: [Point; 19] = [
         Point::Recovered,
         Point::Taken,
         Point::Acked,
@@ -67,6 +73,9 @@ impl Point {
         Point::Published,
         Point::Removed,
         Point::Chunked,
+        Point::Directed,
+        Point::Obeyed,
+        Point::Left,
         Point::Claimed,
         Point::Accepted,
         Point::ResultWritten,
@@ -94,6 +103,9 @@ impl Point {
             Point::Published => "published",
             Point::Removed => "removed",
             Point::Chunked => "chunked",
+            Point::Directed => "directed",
+            Point::Obeyed => "obeyed",
+            Point::Left => "left",
             Point::Claimed => "claimed",
             Point::Accepted => "accepted",
             Point::ResultWritten => "result_written",

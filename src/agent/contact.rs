@@ -29,7 +29,7 @@ pub(crate) async fn admitted(node: &Node) -> Result<Spec, BrokerError> {
             _ => hello(node).await,
         }
         waits += 1;
-        tokio::time::sleep(backoff.next_wait()).await;
+        tokio::time::sleep(node.broker.shortened(backoff.next_wait())).await;
     }
 }
 
@@ -52,12 +52,19 @@ pub(crate) async fn read_spec(node: &Node) -> Result<Option<Spec>, BrokerError> 
     }
 }
 
-/// Asks the hub for what is missing: to be the node, or, where this journal is, for its consumers.
+/// Asks the hub for what is missing: to be the node, or, where this journal is, for its consumers. Where the link went down
+/// meanwhile it is said once more on the new one.
 pub(crate) async fn hello(node: &Node) {
     let hello = Hello { v: 1, node: node.name.clone(), journal: node.journal.id(), started_at: Some(node.started_at) };
     let subject = node.names.node_key(NodeKey::Hello, node.name.as_str());
     let Ok(body) = serde_json::to_vec(&hello) else { return };
-    if let Err(error) = node.broker.publish(&Outgoing::new(subject, body), WITHIN).await {
+    let message = Outgoing::new(subject, body);
+    for _ in 0..2 {
+        let times = node.broker.link().borrow().times;
+        let Err(error) = node.broker.publish(&message, WITHIN).await else { return };
         tracing::debug!(%error, "hello");
+        if node.broker.wait_up().await.is_err() || node.broker.link().borrow().times == times {
+            return;
+        }
     }
 }

@@ -3,14 +3,19 @@
 //! Owns the verbs that this node knows. The change that a verb makes is kept in the same commit as its record; effects
 //! outside the journal follow from what is kept. Verbs that are not here are refused.
 //!
+//! Of orders about processes (`stop`, `start`, `restart`, `directive`): what they do is in the journal (`Order`).
+//!
 //! Of a cancel: what it does to messages is decided in `model::state` and carried out in the journal; here is what is
 //! said about it. Its own record succeeds whatever it met, and tells in `stdout` what that was.
 
 use super::node::Node;
 use super::reports::Times;
-use crate::journal::{Cancel, Class, Door, JournalError, Key, Loaded, Met, Report, Words};
+use crate::journal::{
+    Cancel, Change as ProcessChange, Class, Door, Effect, JournalError, Key, Loaded, Met, Obeyed, Order, Report, What,
+    Words,
+};
 use crate::model::admit::{Admitted, BodyFacts, MethodFacts};
-use crate::model::error_event::Code;
+use crate::model::error_event::{Code, Directive};
 use crate::model::header::RawHeaders;
 use crate::model::id::MessageId;
 use crate::model::lanes::RowId;
@@ -22,6 +27,7 @@ use crate::model::time::Timestamp;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
+use uuid::Uuid;
 
 /// What a control message changes, besides what a cancel does.
 #[derive(Debug, Default)]
@@ -41,6 +47,22 @@ struct CancelBody {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProcessBody {
+    process: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DirectiveBody {
+    error: Uuid,
+    directive: Directive,
+}
+
+/// Names every process in the body of `stop`, `start` and `restart`.
+const EVERY: &str = "*";
+
+#[derive(Deserialize)]
 struct EventsBody {
     start: u64,
 }
@@ -51,6 +73,8 @@ pub(crate) fn facts(verb: &str) -> Option<MethodFacts> {
         "cancel" => {
             |body| parse::<CancelBody>(body).map(|cancel| BodyFacts { whose: cancel.from, ..BodyFacts::default() })
         }
+        "stop" | "start" | "restart" => |body| parse::<ProcessBody>(body).map(|_| BodyFacts::default()),
+        "directive" => |body| parse::<DirectiveBody>(body).map(|_| BodyFacts::default()),
         "events" => |body| parse::<EventsBody>(body).map(|_| BodyFacts::default()),
         "result" => |body| parse::<Record>(body).map(|_| BodyFacts::default()),
         _ => return None,
@@ -68,10 +92,48 @@ pub(crate) fn door(node: &Node, admitted: &Admitted, body: &[u8], now: Timestamp
         let from = from.map_or_else(|| by.clone(), |from| from.to_string());
         return Door::Cancel(Cancel { from, id, by, until: admitted.at.stored_at.plus(node.retention()) });
     }
+    let by = admitted.subject.from.to_string();
+    match order(node, verb, body) {
+        Some(Ok(what)) => return Door::Order(Order { what, by }),
+        Some(Err(error)) => {
+            let outcome = Outcome { state: State::Refused, error: Some(error), ..Outcome::succeeded() };
+            return Door::Over {
+                state: outcome.state,
+                reports: done(node, admitted, &outcome, now),
+                remember: Vec::new(),
+            };
+        }
+        None => {}
+    }
     let change = change(verb, body);
     let mut reports = done(node, admitted, &Outcome::succeeded(), now);
     reports.extend(change.reports);
     Door::Over { state: State::Succeeded, reports, remember: change.remember }
+}
+
+/// What a verb orders; `None` for one that orders nothing about processes.
+fn order(node: &Node, verb: &str, body: &[u8]) -> Option<Result<What, RecordError>> {
+    let change = match verb {
+        "stop" => ProcessChange::Stop,
+        "start" => ProcessChange::Start,
+        "restart" => ProcessChange::Restart,
+        "directive" => {
+            let what = |DirectiveBody { error, directive }| What::Directive { error, directive };
+            return Some(parse::<DirectiveBody>(body).map(what));
+        }
+        _ => return None,
+    };
+    Some(parse::<ProcessBody>(body).and_then(|ProcessBody { process }| {
+        let known: Vec<String> = node.registry.names().map(str::to_owned).collect();
+        if process == EVERY {
+            return Ok(What::Processes { names: known, change });
+        }
+        if !known.contains(&process) {
+            let text = format!("this node has no process `{process}`; it has {}", known.join(", "));
+            return Err(RecordError::new(Code::UnknownMethod, text));
+        }
+        Ok(What::Processes { names: vec![process], change })
+    }))
 }
 
 fn done(node: &Node, admitted: &Admitted, outcome: &Outcome, now: Timestamp) -> Vec<Report> {
@@ -116,6 +178,22 @@ pub(crate) async fn if_cancelled(node: &Node, row: RowId, outcome: Outcome) -> R
     })
 }
 
+/// The outcome of a try that ended by itself and that a cancel made the last: as it was, and why no other follows.
+pub(crate) async fn last_try(node: &Node, row: RowId, outcome: Outcome) -> Result<Outcome, JournalError> {
+    let by = node.journal.cancelled_by(row, node.clock.now()).await?;
+    Ok(match by {
+        Some(by) => not_followed(outcome, &by),
+        None => outcome,
+    })
+}
+
+fn not_followed(mut outcome: Outcome, by: &str) -> Outcome {
+    if let Some(error) = &mut outcome.error {
+        error.message.push_str(&format!("; not tried again: {by} cancelled it as it ran"));
+    }
+    outcome
+}
+
 fn cancel_error(by: &str, what: &str) -> RecordError {
     RecordError::new(Code::Cancelled, format!("asked for by {by}; {what}"))
 }
@@ -141,6 +219,40 @@ impl Words for Node {
         let text = if met.is_empty() { "not known here; cancelled when it comes\n".to_owned() } else { told(met) };
         done(self, &admitted, &Outcome { stdout: Output::whole(text), ..Outcome::succeeded() }, now)
     }
+
+    fn obeyed(&self, order: &StoredMessage, obeyed: &Obeyed, now: Timestamp) -> Vec<Report> {
+        let Ok(admitted) = self.admit(order) else { return Vec::new() };
+        let mut outcome =
+            Outcome { state: obeyed.state(), stdout: Output::whole(did(&obeyed.effects)), ..Outcome::succeeded() };
+        for effect in &obeyed.effects {
+            if let Effect::Impossible(why) = effect {
+                outcome.error = Some(RecordError::new(Code::Failed, why));
+            }
+        }
+        let mut reports = done(self, &admitted, &outcome, now);
+        if obeyed.effects.contains(&Effect::Leaving) {
+            reports.push(self.farewell(&format!("asked for by {}", admitted.subject.from)));
+        }
+        reports
+    }
+}
+
+/// What an order did, one line each.
+fn did(effects: &[Effect]) -> String {
+    let line = |effect: &Effect| match effect {
+        Effect::Stopped { name, changed: true } => format!("{name}: stopped\n"),
+        Effect::Stopped { name, changed: false } => format!("{name}: was stopped before\n"),
+        Effect::Started { name, changed: true } => format!("{name}: started\n"),
+        Effect::Started { name, changed: false } => format!("{name}: was not stopped\n"),
+        Effect::Restarted { name, ended: 0 } => format!("{name}: restarted\n"),
+        Effect::Restarted { name, ended } => format!("{name}: restarted; running and being ended: {ended}\n"),
+        Effect::Granted => "one more try\n".to_owned(),
+        Effect::GoesOn => "goes on\n".to_owned(),
+        Effect::Leaving => "the agent ends\n".to_owned(),
+        // The record's error tells.
+        Effect::Impossible(_) => String::new(),
+    };
+    effects.iter().map(line).collect()
 }
 
 /// What a cancel met, one line each.
@@ -175,6 +287,10 @@ mod tests {
         for bad in ["{\"id\":4}", "{\"id\":\"a.b\"}", "{}", "{\"id\":\"a\",\"form\":\"ops\"}", "s4"] {
             assert!(cancel(bad.as_bytes()).is_err(), "{bad}");
         }
+        let failed = Outcome::ended(State::Failed, Code::Failed, "exit code 4");
+        let last = not_followed(failed, "ops");
+        assert_eq!(last.state, State::Failed, "a try that ended by itself keeps its own truth");
+        assert_eq!(last.error.unwrap().message, "exit code 4; not tried again: ops cancelled it as it ran");
         assert_eq!(change("events", b"{\"start\":4}").remember, vec![(Key::EventsStart, "4".to_owned())]);
     }
 }

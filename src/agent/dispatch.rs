@@ -8,17 +8,20 @@
 //! try again (worker) → the lane waits, then its head may start again
 //! gone (worker)      → the head was cancelled meanwhile: the journal tells the lane's head
 //! hold (intake)      → commands wait until the session has caught up
+//! processes (worker) → the journal tells which are stopped: of those nothing starts
 //! stop               → nothing starts any more; ends when all workers have
 //! ```
 //!
 //! Never runs a handler and never publishes.
+
+mod steer;
 
 use super::control;
 use super::node::Node;
 use super::recover::Adopted;
 use super::reports::Times;
 use super::worker::{self, Begun, JOURNAL_WAIT, Stops};
-use crate::journal::{Arrival, Door, Full, JournalError, Key, Met, Report, Taken, Words};
+use crate::journal::{Arrival, Door, Full, JournalError, Key, Report, Taken, Words};
 use crate::killpoint::{Point, here};
 use crate::model::admit::{Admitted, Rejected};
 use crate::model::error_event::Code;
@@ -31,6 +34,7 @@ use crate::model::subject::LaneKey;
 use crate::model::time::Timestamp;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -38,6 +42,9 @@ use tokio_util::task::TaskTracker;
 
 /// Events that may wait; workers and intake wait when it is full.
 const QUEUE: usize = 256;
+
+/// As if so many ran that no other may begin.
+const ALL_TAKEN: usize = usize::MAX / 2;
 
 /// Lanes that `status` tells at most.
 const LANES_SHOWN: usize = 32;
@@ -56,6 +63,8 @@ pub(crate) enum Event {
     Gone { lane: LaneKey, row: RowId },
     /// Commands wait, or need not any more.
     Hold(bool),
+    /// The journal has other processes stopped than before.
+    Processes,
     /// What is there, for `status`.
     Facts(oneshot::Sender<Facts>),
 }
@@ -65,6 +74,10 @@ pub(crate) enum Event {
 pub(crate) struct Facts {
     pub(crate) lanes: Vec<(LaneFacts, RowId)>,
     pub(crate) processes: Vec<ProcessFacts>,
+    /// Messages that run.
+    pub(crate) running: u64,
+    /// Messages that run or wait.
+    pub(crate) depth: u64,
 }
 
 /// The way to the dispatcher.
@@ -132,6 +145,9 @@ impl Dispatcher {
         for (key, head, count) in node.journal.open_lanes().await? {
             lanes.push_many(&key, head, count);
         }
+        for method in node.journal.stopped().await?.iter().filter_map(|name| name.parse().ok()) {
+            lanes.set_stopped(&method, true);
+        }
         let (handle_too, workers, stops) = (handle.clone(), TaskTracker::new(), HashMap::new());
         let mut dispatcher = Dispatcher { node, lanes, events, handle: handle_too, workers, stops, ends };
         for Adopted { lane, row, begun, cancelled } in adopted {
@@ -193,6 +209,7 @@ impl Dispatcher {
                 tracing::debug!(held, "commands");
                 self.lanes.hold(held);
             }
+            Event::Processes => self.look_at_processes().await,
             Event::Facts(answer) => drop(answer.send(self.facts())),
         }
     }
@@ -256,19 +273,26 @@ impl Dispatcher {
             Ok(admitted) => admitted,
             Err(rejected) => return (self.refused(message, *rejected, now), Judged::Over),
         };
-        if admitted.subject.kind == Kind::Control {
-            let door = control::door(&self.node, &admitted, &message.body, now);
-            return (self.arrival(message, &admitted, door, now), Judged::Control);
-        }
+        let is_control = admitted.subject.kind == Kind::Control;
         let lane = admitted.subject.lane_key();
         let is_free = self.lanes.is_empty_lane(&lane) && lanes_here.insert(lane.clone());
-        if is_free && let Some(outcome) = worker::overdue(&admitted, now) {
+        if (is_free || is_control)
+            && let Some(outcome) = worker::overdue(&admitted, now)
+        {
             let times = Times { received: now, started: None, finished: Some(now) };
             let reports = self.node.terminal(&admitted, 0, times, &outcome);
             let door = Door::Over { state: outcome.state, reports, remember: Vec::new() };
             return (self.arrival(message, &admitted, door, now), Judged::Over);
         }
-        let held = self.lanes.is_held() && lane.kind == Kind::Command;
+        if is_control {
+            let door = control::door(&self.node, &admitted, &message.body, now);
+            if matches!(door, Door::Order(_)) {
+                // What comes behind an order starts, or does not, by what the order leaves.
+                *starting = ALL_TAKEN;
+            }
+            return (self.arrival(message, &admitted, door, now), Judged::Control);
+        }
+        let held = self.lanes.is_held() && lane.kind == Kind::Command || self.lanes.is_stopped(&lane.method);
         let start = is_free && !held && self.lanes.has_room_for(*starting + 1);
         *starting += usize::from(start);
         let begun = start.then(|| Begun {
@@ -338,32 +362,23 @@ impl Dispatcher {
                 }
             }
             (Judged::Control, taken) => {
-                if let Taken::CarriedOut(met) = taken {
-                    met.into_iter().for_each(|met| self.met(met));
+                match taken {
+                    Taken::CarriedOut(met) => met.into_iter().for_each(|met| self.met(met)),
+                    Taken::Obeyed(obeyed) => self.obey(obeyed),
+                    _ => {}
                 }
                 self.node.wakes.ring(crate::journal::Class::Ack);
+                self.node.wakes.ring(crate::journal::Class::Error);
                 self.node.wakes.ring(crate::journal::Class::Result);
                 self.node.wakes.events.notify_one();
             }
             (Judged::Over, _)
-            | (_, Taken::Copy(_) | Taken::Cancelled(_) | Taken::CarriedOut(_) | Taken::Refused(_)) => {
+            | (_, Taken::Copy(_) | Taken::Cancelled(_) | Taken::CarriedOut(_) | Taken::Obeyed(_) | Taken::Refused(_)) =>
+            {
                 self.node.wakes.ring(crate::journal::Class::Ack);
                 self.node.wakes.ring(crate::journal::Class::Error);
             }
             (Judged::Queued { .. }, Taken::Known) => {}
-        }
-    }
-
-    /// What follows from a cancel outside the journal.
-    fn met(&mut self, met: Met) {
-        match met {
-            Met::Ended { row, lane, next } => self.lanes.withdrawn(&lane, row, next),
-            Met::ToStop { row, lane } => {
-                if let Some((_, stop)) = self.stops.get(&lane).filter(|(running, _)| *running == row) {
-                    stop.cancel();
-                }
-            }
-            Met::GoesOn | Met::WasOver(_) => {}
         }
     }
 
@@ -376,9 +391,14 @@ impl Dispatcher {
     fn spawn(&mut self, lane: LaneKey, row: RowId, begun: Option<Begun>) {
         let (node, handle, stop) = (Arc::clone(&self.node), self.handle.clone(), self.ends.cut.child_token());
         self.stops.insert(lane.clone(), (row, stop.clone()));
-        let stops = Stops { stop, ends: self.ends.clone() };
+        let stops = Stops { stop, ends: self.ends.clone(), changed: AtomicBool::new(false) };
         self.workers.spawn(async move {
-            if let Some(event) = worker::work(node, &lane, row, begun, &stops).await.into_event(lane, row) {
+            let end = worker::work(node, &lane, row, begun, &stops).await;
+            // First, so that nothing of a process starts that has just been stopped.
+            if stops.changed.load(Ordering::Relaxed) {
+                handle.tell(Event::Processes).await;
+            }
+            if let Some(event) = end.into_event(lane, row) {
                 handle.tell(event).await;
             }
         });
@@ -394,12 +414,12 @@ impl Dispatcher {
         });
         let running =
             |name: &str| lanes.iter().filter(|(key, _, _, running)| *running && key.method.as_str() == name).count();
-        let processes = self.node.registry.names().map(|name| ProcessFacts {
-            name: name.to_owned(),
-            state: "running".to_owned(),
-            running: u32::try_from(running(name)).unwrap_or(u32::MAX),
+        let processes = self.node.registry.names().map(|name| {
+            let is_stopped = name.parse().is_ok_and(|method| self.lanes.is_stopped(&method));
+            ProcessFacts::new(name, is_stopped, u32::try_from(running(name)).unwrap_or(u32::MAX))
         });
-        Facts { lanes: shown.collect(), processes: processes.collect() }
+        let depth = lanes.iter().map(|(_, depth, ..)| depth).sum();
+        Facts { lanes: shown.collect(), processes: processes.collect(), running: self.lanes.running() as u64, depth }
     }
 }
 

@@ -130,7 +130,7 @@ async fn events_start(node: &Node, in_spec: Option<StreamSeq>) -> StreamSeq {
 /// Sessions on one stream, for ever.
 async fn take(node: &Arc<Node>, dispatcher: &Handle, stream: StreamKind, start: Option<StreamSeq>) {
     let Some(start) = start else { return };
-    let mut pace = Pace { backoff: session_backoff(), patience: PATIENCE };
+    let mut pace = Pace { backoff: session_backoff(), patience: PATIENCE, way: Duration::ZERO };
     loop {
         let error = match one_session(node, dispatcher, stream, start, &mut pace).await {
             Ok(never) => match never {},
@@ -154,7 +154,7 @@ async fn take(node: &Arc<Node>, dispatcher: &Handle, stream: StreamKind, start: 
             }
             Ended::Session(SessionError::ConsumerMissing | SessionError::Broker(BrokerError::Timeout { .. })) => {
                 tracing::warn!(?stream, %error, "the consumer is missing or lost; asking the hub");
-                pace.patience = pace.patience.mul_f64(1.5).min(MOST_PATIENCE);
+                pace.was_in_vain(node.broker.is_clustered());
                 ask_hub(node);
             }
             // The journal has said so itself.
@@ -163,7 +163,7 @@ async fn take(node: &Arc<Node>, dispatcher: &Handle, stream: StreamKind, start: 
             Ended::NotOurs => node.lease.let_go(),
             error => tracing::warn!(?stream, %error, "session"),
         }
-        tokio::time::sleep(pace.backoff.next_wait()).await;
+        tokio::time::sleep(node.broker.shortened(pace.backoff.next_wait())).await;
     }
 }
 
@@ -178,12 +178,21 @@ struct Pace {
     backoff: Backoff,
     /// How long the broker may take to set the consumer.
     patience: Duration,
+    /// What the questions just before took.
+    way: Duration,
 }
 
 impl Pace {
     /// A session could be begun, in this time: the next one may take several times as long.
     fn begun(&mut self, took: Duration) {
         self.patience = (took * 4).clamp(PATIENCE, MOST_PATIENCE);
+    }
+
+    /// No answer came: more time for a slow link. Where the broker is a cluster and the way to it short, the consumer is
+    /// lost, and the sooner it is asked for again the better.
+    fn was_in_vain(&mut self, is_clustered: bool) {
+        let most = if is_clustered { (self.way * 8).clamp(PATIENCE, MOST_PATIENCE) } else { MOST_PATIENCE };
+        self.patience = self.patience.mul_f64(1.5).min(most);
     }
 }
 
@@ -214,9 +223,11 @@ async fn one_session(
 ) -> Result<Never, Ended> {
     let mut catch_up = CatchUp::begin(dispatcher, stream).await;
     // While the link was down, the hub may have given the name to another journal, or a copy of this one taken it.
+    let asked = Instant::now();
     if !contact::is_ours(node).await.map_err(SessionError::from)? {
         return Err(Ended::NotOurs);
     }
+    pace.way = asked.elapsed();
     let resume = resume(node, stream, start, pace.patience).await?;
     let asked = Instant::now();
     let opening = Session::open(&node.broker, &node.name, stream, &resume);
@@ -297,7 +308,7 @@ async fn tell_found(node: &Node, stream: StreamKind, begun: &Start) -> Result<()
             "the last message taken is not in {} where it was; read again from this node's start",
             node.names.stream(stream)
         );
-        node.report(vec![node.error_report(&node.event(Severity::Error, Code::StreamChanged, &text))]).await?;
+        node.tell(node.event(Severity::Error, Code::StreamChanged, &text)).await?;
         // Nothing is known to be the same: the records may be gone with the messages.
         upkeep::republish_after(node, stream, StreamSeq(0)).await?;
     }

@@ -1,8 +1,8 @@
 //! The agent: a node's side. It takes messages, runs them, and says what became of them, with or without a link.
 //!
 //! A message's way: `intake` hands it to `dispatch`, which judges it and takes it into the journal; a `worker` runs its
-//! method and finishes it there; the `outbox` publishes what is to be said. Each part is a task; they share a `Node` and
-//! talk through the dispatcher's queue and the journal.
+//! method and finishes it there; the `outbox` publishes what is to be said. Each part is a task, supervised (`parts`); they
+//! share a `Node` and talk through the dispatcher's queue and the journal. What fails is put to the error `kernel`.
 //!
 //! Owns the start and the orderly stop. Never acks what is not in the journal.
 
@@ -12,21 +12,25 @@ mod control;
 mod dispatch;
 mod inmsg;
 mod intake;
+mod kernel;
 mod lease;
 mod node;
 mod outbox;
 mod output;
+mod parts;
 mod recover;
 mod reports;
 mod results;
 mod status;
+mod supervisor;
 mod upkeep;
+mod vitals;
 mod worker;
 
 use crate::broker::{Access, Broker, BrokerError, ConnectOptions};
 use crate::exec::boot_id;
 use crate::exec::runner::{Place, Runner};
-use crate::journal::{Class, Journal, JournalError, Key};
+use crate::journal::{Journal, JournalError, Key, Leaving};
 use crate::killpoint::{Point, here};
 use crate::model::config::Config;
 use crate::model::name::{BadName, NodeName};
@@ -39,8 +43,10 @@ use node::{Node, Parts};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::task::JoinSet;
+use supervisor::Exceeded;
 use tokio_util::sync::CancellationToken;
+
+pub use vitals::Host;
 
 /// What an agent needs to start.
 #[derive(Debug, Clone)]
@@ -71,6 +77,8 @@ pub enum Commands {
 pub enum Ended {
     /// It was told to stop, and did.
     Stopped,
+    /// By a directive: it is not to be started again until somebody has looked.
+    ForGood,
 }
 
 /// Why an agent cannot start or go on.
@@ -105,11 +113,12 @@ const OWN_PROGRAM: &str = "/proc/self/exe";
 /// How long a node that leaves may take to publish what it has to say.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// Runs an agent until `stop`. `ready` is called once the journal is open, with or without a link.
-pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce() + Send) -> Result<Ended, AgentError> {
+/// Runs an agent until `stop`, or until it is decided that it leaves for good. `host` is told how it is.
+pub async fn run(options: Options, stop: CancellationToken, host: impl Host) -> Result<Ended, AgentError> {
     let commands = options.commands;
     let node = Arc::new(open(options).await?);
     tracing::info!(node = %node.name, journal = %node.journal.id(), state_dir = %node.journal.folder().display(), "agent");
+    resume_leaving(&node).await?;
     upkeep::tell_replaced(&node).await?;
     let adopted = recover::run(&node).await?;
     here(Point::Recovered);
@@ -123,59 +132,90 @@ pub async fn run(options: Options, stop: CancellationToken, ready: impl FnOnce()
         },
     };
     let (dispatcher, handle) = Dispatcher::load(Arc::clone(&node), ends, adopted).await?;
-    let mut parts = Tasks::default();
-    parts.add("outbox of acks", outbox::run(Arc::clone(&node), Class::Ack, leave.clone()));
-    parts.add("outbox of error events", outbox::run(Arc::clone(&node), Class::Error, leave.clone()));
-    parts.add("outbox of messages", outbox::run(Arc::clone(&node), Class::Message, leave.clone()));
-    parts.add("output of commands", output::run(Arc::clone(&node), leave.clone()));
-    parts.add("results", results::run(Arc::clone(&node), leave.clone()));
-    parts.add("connection to the broker", connection(Arc::clone(&node), leave.clone()));
-    parts.add("status", status::run(Arc::clone(&node), handle.clone(), leave.clone()));
-    parts.add("upkeep", upkeep::run(Arc::clone(&node), leave.clone()));
-    parts.add("inmsg.txt", inmsg::run(Arc::clone(&node), leave.clone()));
-    parts.add("intake", intake::run(Arc::clone(&node), handle, stop.clone()));
-    let dispatching = tokio::spawn(dispatcher.run(stop.clone()));
-    ready();
+    let host: Arc<dyn Host> = Arc::new(host);
+    let mut dispatching = tokio::spawn(dispatcher.run(stop.clone()));
+    let mut taking = tokio::spawn(parts::taking(&node, &handle).run(stop.clone()));
+    let mut serving = tokio::spawn(parts::serving(&node, &handle, &host).run(leave.clone()));
+    host.ready();
     let failed = tokio::select! {
         // Intake ends on `stop`, too: that is no failure.
         biased;
         () = stop.cancelled() => None,
+        () = node.shutdown.cancelled() => None,
         reason = node.journal.damaged() => {
             // Nothing more can be kept: the next start makes a new journal and says so.
             node.journal.note_damage(&reason);
             cut.cancel();
             Some(JournalError::Damaged(reason).into())
         }
-        part = parts.failed() => Some(AgentError::Part(part)),
+        ended = &mut taking => Some(part_failed(ended, "intake")),
+        ended = &mut serving => Some(part_failed(ended, "supervisor")),
+        ended = &mut dispatching => {
+            tracing::error!(?ended, "the dispatcher has ended");
+            Some(AgentError::Part("dispatcher"))
+        }
     };
     stop.cancel();
     end_work(&node, dispatching, &cut).await;
     leave.cancel();
-    parts.end().await;
+    ended(taking, serving).await;
     if commands == Commands::End {
         node.runner.leave().await;
     }
+    kernel::tell_counted(&node).await;
     outbox::drain(&node, DRAIN).await;
-    match failed {
-        Some(error) => Err(error),
-        None => {
-            status::stopped(node).await;
-            Ok(Ended::Stopped)
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    status::stopped(Arc::clone(&node)).await;
+    if !node.shutdown.is_cancelled() {
+        return Ok(Ended::Stopped);
+    }
+    // The last thing of all: a crash before it leaves again, one after it has left.
+    if let Err(error) = node.journal.left_for_good().await {
+        tracing::error!(%error, "the next start leaves once more");
+    }
+    here(Point::Left);
+    tracing::error!("something is seriously wrong, so it was decided that this agent ends; see `edgeward errors`");
+    Ok(Ended::ForGood)
+}
+
+/// A decision to leave that a crash came before holds; whoever starts an agent that has left means it.
+async fn resume_leaving(node: &Node) -> Result<(), JournalError> {
+    match node.journal.leaving().await? {
+        Some(Leaving::Decided) => {
+            tracing::warn!("it was decided that this agent leaves; leaving");
+            node.shutdown.cancel();
         }
+        Some(Leaving::Done) => node.journal.stay().await?,
+        None => {}
+    }
+    Ok(())
+}
+
+type Supervised = tokio::task::JoinHandle<Result<(), Exceeded>>;
+
+fn part_failed(ended: Result<Result<(), Exceeded>, tokio::task::JoinError>, otherwise: &'static str) -> AgentError {
+    match ended {
+        Ok(Err(Exceeded(part))) => AgentError::Part(part),
+        _ => AgentError::Part(otherwise),
     }
 }
 
-/// Ends when the client has ended for good: nothing would come or go any more, only a new start helps.
-async fn connection(node: Arc<Node>, leave: CancellationToken) {
-    tokio::select! {
-        () = leave.cancelled() => {}
-        () = node.broker.closed() => tracing::error!("the connection to the broker has ended for good"),
+/// Waits for parts that have been told to end; one of them may have ended before.
+async fn ended(taking: Supervised, serving: Supervised) {
+    for supervisor in [taking, serving].into_iter().filter(|supervisor| !supervisor.is_finished()) {
+        // It ends within its own time.
+        drop(supervisor.await);
     }
 }
 
 /// Lets what runs in the agent finish for the configured grace, then ends it.
 async fn end_work(node: &Node, mut dispatching: tokio::task::JoinHandle<()>, cut: &CancellationToken) {
     let grace = node.config.agent.grace;
+    if dispatching.is_finished() {
+        return;
+    }
     if tokio::time::timeout(grace, &mut dispatching).await.is_ok() {
         return;
     }
@@ -223,40 +263,5 @@ fn connect_options(config: &Config, names: &Names, node: &NodeName) -> ConnectOp
         names: names.clone(),
         api_prefix: Some(config.api_prefix.clone().or(imported).unwrap_or_else(|| "$JS.API".to_owned())),
         keep_trying: true,
-    }
-}
-
-/// The agent's tasks, by what they are called.
-#[derive(Default)]
-struct Tasks {
-    tasks: JoinSet<&'static str>,
-    names: Vec<(tokio::task::Id, &'static str)>,
-}
-
-impl Tasks {
-    fn add(&mut self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
-        let handle = self.tasks.spawn(async move {
-            part.await;
-            name
-        });
-        self.names.push((handle.id(), name));
-    }
-
-    /// The first part that ends: none should before it is told to.
-    async fn failed(&mut self) -> &'static str {
-        match self.tasks.join_next().await {
-            Some(Ok(name)) => name,
-            Some(Err(error)) => {
-                let name = self.names.iter().find(|(id, _)| *id == error.id()).map_or("task", |(_, name)| name);
-                tracing::error!(%error, part = name, "a part of the agent has failed");
-                name
-            }
-            None => std::future::pending().await,
-        }
-    }
-
-    async fn end(mut self) {
-        while tokio::time::timeout(DRAIN, self.tasks.join_next()).await.is_ok_and(|ended| ended.is_some()) {}
-        self.tasks.shutdown().await;
     }
 }

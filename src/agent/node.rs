@@ -3,7 +3,9 @@
 //! Owns nothing that runs. Parts know each other only through this and the dispatcher's handle.
 
 use super::clock::Clock;
+use super::kernel::ErrorKernel;
 use super::lease::Lease;
+use super::supervisor::Pulses;
 use crate::broker::Broker;
 use crate::exec::runner::Runner;
 use crate::journal::{Class, Journal, JournalError, Report};
@@ -21,6 +23,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// The shared parts of one agent.
@@ -43,6 +46,12 @@ pub(crate) struct Node {
     pub(crate) wakes: Wakes,
     /// Whether this run may act for the node.
     pub(crate) lease: Lease,
+    /// What is done about failures.
+    pub(crate) kernel: ErrorKernel,
+    /// When each part of the agent last got on.
+    pub(crate) pulses: Pulses,
+    /// The agent is to leave for good; kept in the journal before this is cancelled.
+    pub(crate) shutdown: CancellationToken,
     retention: RwLock<Duration>,
 }
 
@@ -52,10 +61,12 @@ pub(crate) struct Wakes {
     outbox: HashMap<Class, Arc<Notify>>,
     /// The hub has told where this node's events begin.
     pub(crate) events: Notify,
-    /// `status` should be written now.
+    /// This journal is the node: `status` may be written.
     pub(crate) status: Notify,
     /// Output has come that is published.
     pub(crate) output: Notify,
+    /// The next status should not wait for its time.
+    pub(crate) beat: Notify,
     /// Records are to be published once more.
     pub(crate) republish: Notify,
 }
@@ -112,6 +123,9 @@ impl Node {
             runner,
             wakes: Wakes::new(),
             lease: Lease::default(),
+            kernel: ErrorKernel::default(),
+            pulses: Pulses::default(),
+            shutdown: CancellationToken::new(),
             retention: RwLock::new(Defaults::default().retention),
             config,
         }

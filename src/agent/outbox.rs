@@ -60,7 +60,7 @@ pub(crate) async fn run(node: Arc<Node>, class: Class, stop: CancellationToken) 
         let wait = match passed {
             Ok(Passed::Empty) => None,
             Ok(Passed::Some) => continue,
-            Ok(Passed::Later) => Some(outbox.backoff.next_wait()),
+            Ok(Passed::Later) => Some(outbox.node.broker.shortened(outbox.backoff.next_wait())),
             Err(error) => {
                 tracing::error!(?class, %error, "outbox");
                 Some(outbox.backoff.next_wait())
@@ -126,8 +126,7 @@ impl Outbox {
         self.complained = Some(Instant::now());
         tracing::error!(subject, "no right to publish; trying again until there is");
         let text = format!("the broker does not let this node publish to {subject}; records wait in its journal");
-        let event = self.node.event(Severity::Error, Code::Permission, &text);
-        self.node.report(vec![self.node.error_report(&event)]).await
+        self.node.tell(self.node.event(Severity::Error, Code::Permission, &text)).await
     }
 }
 

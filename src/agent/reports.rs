@@ -5,6 +5,7 @@
 use super::node::Node;
 use crate::journal::{Again, Class, Finished, Loaded, Report};
 use crate::model::admit::{Admitted, Rejected};
+use crate::model::directive::Ruling;
 use crate::model::error_event::{Code, ErrorEvent, Severity};
 use crate::model::header::names;
 use crate::model::id::MsgRef;
@@ -26,9 +27,21 @@ pub(crate) struct Times {
 impl Node {
     /// The terminal record of a message, and the error event where it did not succeed.
     pub(crate) fn terminal(&self, message: &Admitted, attempt: u32, times: Times, outcome: &Outcome) -> Vec<Report> {
+        self.terminal_with(message, attempt, times, outcome, None)
+    }
+
+    /// The same where the error kernel was asked.
+    pub(crate) fn terminal_with(
+        &self,
+        message: &Admitted,
+        attempt: u32,
+        times: Times,
+        outcome: &Outcome,
+        ruling: Option<&Ruling>,
+    ) -> Vec<Report> {
         let record = self.filled(message, attempt, times, outcome.state);
         let mut reports = vec![self.record(RecordClass::Ack, record, outcome)];
-        reports.extend(self.failure(message, attempt, outcome));
+        reports.extend(self.failure(message, attempt, outcome, ruling));
         reports
     }
 
@@ -75,25 +88,24 @@ impl Node {
         self.record(RecordClass::Progress, record, &outcome)
     }
 
-    /// The error event of a try that did not succeed.
-    pub(crate) fn failure(&self, message: &Admitted, attempt: u32, outcome: &Outcome) -> Option<Report> {
-        let error = outcome.error.as_ref()?;
-        let code = match outcome.state {
-            State::Failed if error.code == Code::Panicked => Code::Panicked,
-            State::Failed => Code::Failed,
-            State::TimedOut => Code::TimedOut,
-            State::Refused if error.code == Code::LaneFull => Code::LaneFull,
-            State::Refused => Code::Refused,
-            State::Expired => Code::Expired,
-            State::Interrupted => Code::Interrupted,
-            _ => return None,
-        };
-        let severity = if code == Code::Panicked { Severity::Error } else { Severity::Warning };
-        let mut event = self.event(severity, code, &error.message);
+    /// The error event of a try that did not succeed, with the directive that it got.
+    pub(crate) fn failure(
+        &self,
+        message: &Admitted,
+        attempt: u32,
+        outcome: &Outcome,
+        ruling: Option<&Ruling>,
+    ) -> Vec<Report> {
+        let Some((code, severity)) = failure_kind(outcome) else { return Vec::new() };
+        let text = outcome.error.as_ref().map_or("", |error| error.message.as_str());
+        let mut event = self.event(severity, code, text);
         event.process = Some(message.subject.method.to_string());
         event.msg_id = Some(message.id.clone());
         event.attempt = (attempt > 0).then_some(attempt);
-        Some(self.error_report(&event))
+        match ruling {
+            Some(ruling) => self.decided(event, ruling),
+            None => vec![self.error_report(&event)],
+        }
     }
 
     /// An error event of this node.
@@ -168,6 +180,22 @@ impl Node {
             body: Bytes::from(record.encode_with(outcome, self.record_limit())),
         }
     }
+}
+
+/// What an outcome is as a failure; `None` where it is none.
+pub(crate) fn failure_kind(outcome: &Outcome) -> Option<(Code, Severity)> {
+    let error = outcome.error.as_ref()?;
+    let code = match outcome.state {
+        State::Failed if error.code == Code::Panicked => Code::Panicked,
+        State::Failed => Code::Failed,
+        State::TimedOut => Code::TimedOut,
+        State::Refused if error.code == Code::LaneFull => Code::LaneFull,
+        State::Refused => Code::Refused,
+        State::Expired => Code::Expired,
+        State::Interrupted => Code::Interrupted,
+        _ => return None,
+    };
+    Some((code, if code == Code::Panicked { Severity::Error } else { Severity::Warning }))
 }
 
 /// The subject tokens of a record.

@@ -1,6 +1,7 @@
 //! `status.<node>`: what the node says of itself, each beat (DESIGN §8), and the lease on its name (PROTOCOL §5).
 //!
-//! Owns the beat: within a second of first contact, then each interval with jitter, and at a clean stop. Each is written only
+//! Owns the beat: within a second of first contact, then each interval with jitter, soon after a change that people wait to
+//! see (a process stopped, a journal that cannot be written), and at a clean stop. Each is written only
 //! over the one before; where another run of this journal has written, this one lets go, says so, and stands back until the
 //! other is silent.
 
@@ -14,7 +15,7 @@ use crate::model::error_event::{Code, Severity};
 use crate::model::id::StreamSeq;
 use crate::model::jitter::{self, Backoff};
 use crate::model::message::StreamKind;
-use crate::model::node::{HostFacts, LaneFacts, PerStream, Starts, Status};
+use crate::model::node::{HostFacts, LaneFacts, PerStream, ProcessFacts, Starts, Status};
 use crate::model::subject::{NodeKey, RecordStream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,11 +26,18 @@ use uuid::Uuid;
 /// How long the broker may take to store a status; after that the next beat tells more.
 const WITHIN: Duration = Duration::from_secs(2);
 
+/// How long a beat waits that a change asked for.
+const AFTER_CHANGE: Duration = Duration::from_millis(200);
+
 /// How often a status that another run wrote is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Writes status until `stop`.
 pub(crate) async fn run(node: Arc<Node>, dispatcher: Handle, stop: CancellationToken) {
+    // Started again while this run holds its name: it need not be given it anew.
+    if node.lease.revision().is_some() {
+        node.wakes.status.notify_one();
+    }
     let writer = Writer { node };
     tokio::select! {
         biased;
@@ -108,7 +116,7 @@ impl Writer {
                     dispatcher.tell(Event::Hold(false)).await;
                 }
             }
-            tokio::time::sleep(backoff.next_wait()).await;
+            tokio::time::sleep(self.node.broker.shortened(backoff.next_wait())).await;
         }
     }
 
@@ -161,8 +169,7 @@ impl Writer {
             self.node.journal.id()
         );
         tracing::error!(node = %self.node.name, "{text}");
-        let event = self.node.event(Severity::Error, Code::Twin, &text);
-        self.node.report(vec![self.node.error_report(&event)]).await
+        self.node.tell(self.node.event(Severity::Error, Code::Twin, &text)).await
     }
 
     /// Beat by beat, until somebody else has written.
@@ -171,7 +178,11 @@ impl Writer {
         loop {
             // Never later than the interval says.
             let wait = interval.mul_f64(0.8 + 0.2 * jitter::fraction());
-            tokio::time::sleep(wait).await;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                // Several changes at once are one beat.
+                () = self.node.wakes.beat.notified() => tokio::time::sleep(AFTER_CHANGE.min(wait)).await,
+            }
             match self.beat(dispatcher).await {
                 Ok(()) => {}
                 Err(Unwritten::Overtaken) => return,
@@ -230,7 +241,7 @@ impl Writer {
 
     async fn status(&self, beat: u64, facts: Facts, stopped: bool) -> Result<Status, JournalError> {
         let node = &self.node;
-        let Facts { lanes, processes } = facts;
+        let Facts { lanes, processes, .. } = facts;
         let now = node.clock.now();
         let uptime = uptime();
         Ok(Status {
@@ -248,7 +259,7 @@ impl Writer {
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             host: Some(host(uptime)),
             labels: Some(node.config.agent.labels.clone()),
-            processes: Some(processes),
+            processes: Some(with_history(node, processes).await?),
             lanes: Some(with_heads(node, lanes).await?),
             journal_rows: Some(node.journal.row_count().await?),
             outbox: Some(node.journal.outbox_len().await?),
@@ -286,6 +297,24 @@ async fn positions(node: &Node) -> Result<Starts, JournalError> {
         *positions.get_mut(stream) = seq;
     }
     Ok(positions)
+}
+
+/// Processes with what the journal knows of them.
+async fn with_history(node: &Node, processes: Vec<ProcessFacts>) -> Result<Vec<ProcessFacts>, JournalError> {
+    let kept = node.journal.processes(node.clock.now()).await?;
+    let fill = |facts: ProcessFacts| match kept.iter().find(|process| process.name == facts.name) {
+        None => facts,
+        Some(process) => ProcessFacts {
+            stopped_by: process.stopped_by.clone(),
+            changed_at: process.changed_at,
+            restarts: process.restarts,
+            failures: process.failures,
+            last_error: process.last_error.as_ref().map(|(text, _)| text.clone()),
+            last_error_at: process.last_error.as_ref().map(|(_, at)| *at),
+            ..facts
+        },
+    };
+    Ok(processes.into_iter().map(fill).collect())
 }
 
 async fn with_heads(

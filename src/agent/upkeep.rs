@@ -66,16 +66,14 @@ async fn tell_trouble(node: &Node) {
     loop {
         let failing = health.wait_for(|condition| matches!(condition, Condition::Failing { .. })).await;
         let Ok(Condition::Failing { since, reason }) = failing.map(|condition| condition.clone()) else { return };
-        node.wakes.status.notify_one();
+        node.wakes.beat.notify_one();
         healed(node).await;
         let lasted = format_duration(Duration::from_secs(since.elapsed().as_secs().max(1)));
         let text = format!("the journal could not be written for {lasted} ({reason}); nothing was taken meanwhile");
-        if let Err(error) =
-            node.report(vec![node.error_report(&node.event(Severity::Error, Code::Journal, &text))]).await
-        {
+        if let Err(error) = node.tell(node.event(Severity::Error, Code::Journal, &text)).await {
             tracing::debug!(%error, "not healed after all");
         }
-        node.wakes.status.notify_one();
+        node.wakes.beat.notify_one();
     }
 }
 

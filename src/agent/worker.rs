@@ -1,21 +1,25 @@
 //! A worker: one try of one message, from its start in the journal to its end there.
 //!
-//! Owns the timeout, the `running` record of a try that takes long, and the decision between finished and tried again.
+//! Owns the timeout, the `running` record of a try that takes long, and the decision between finished and tried again; for
+//! a failed try the error kernel is asked first.
 //! A handler that panics or hangs ends its own try and nothing else. Never publishes: what is to be said goes into the
 //! journal with the step that it is about.
 
 use super::control;
 use super::dispatch::{Ends, Event};
+use super::kernel;
 use super::node::Node;
 use super::output;
 use super::reports::Times;
+use super::supervisor::panic_text;
 use crate::exec::runner::RunName;
 use crate::journal::{Decision, Ended, JournalError, Loaded, Verdict};
 use crate::killpoint::{Point, here};
 use crate::methods::{Context, Handler, KILL_GRACE, NodeFacts, ProcessLog, Work};
 use crate::model::admit::Admitted;
 use crate::model::config::LeftRunning;
-use crate::model::error_event::Code;
+use crate::model::directive::Ruling;
+use crate::model::error_event::{Code, Directive};
 use crate::model::header::OnCrash;
 use crate::model::jitter::Backoff;
 use crate::model::lanes::RowId;
@@ -28,6 +32,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -85,6 +90,8 @@ pub(crate) struct Stops {
     pub(crate) stop: CancellationToken,
     /// The agent leaves.
     pub(crate) ends: Ends,
+    /// Set where the end of the try changed a process.
+    pub(crate) changed: AtomicBool,
 }
 
 /// Works on the head of a lane. `begun` where its try began when it was taken. `stop` ends the try early: a cancel, or
@@ -107,10 +114,17 @@ pub(crate) async fn work(node: Arc<Node>, lane: &LaneKey, row: RowId, begun: Opt
     };
     here(Point::Ended);
     let published = done.published;
-    match settle_at_last(&node, row, &begun, done, &stops.ends.cut).await {
+    // Asked once, however often the journal has to be.
+    let ruling = kernel::of_try(&node, &begun.message, &done.outcome, &stops.ends.cut).await;
+    match settle_at_last(&node, row, &begun, (done, ruling.as_ref()), &stops.ends.cut).await {
         Ok(end) => {
             if outlives {
                 output::settled(&node, &run_name(&node, row, begun.attempt), published).await;
+            }
+            if let Some(ruling) = ruling.filter(|ruling| ruling.directive >= Directive::Restart) {
+                here(Point::Directed);
+                stops.changed.store(true, Ordering::Relaxed);
+                node.follow(&ruling);
             }
             end
         }
@@ -123,12 +137,13 @@ async fn settle_at_last(
     node: &Node,
     row: RowId,
     begun: &Begun,
-    done: Done,
+    ended: (Done, Option<&Ruling>),
     cut: &CancellationToken,
 ) -> Result<End, JournalError> {
+    let (done, ruling) = ended;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
-        match settle(node, row, begun, done.clone()).await {
+        match settle(node, row, begun, done.clone(), ruling).await {
             Err(error) if error.may_heal() && !cut.is_cancelled() => tokio::select! {
                 biased;
                 () = cut.cancelled() => {}
@@ -239,9 +254,8 @@ async fn try_once(node: &Arc<Node>, row: RowId, begun: &Begun, stop: &Cancellati
         }
     };
     let outcome = ended.unwrap_or_else(|panic| {
-        let text =
-            panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
-        Outcome::ended(State::Failed, Code::Panicked, format!("the handler panicked: {}", text.unwrap_or_default()))
+        let text = panic_text(panic.as_ref());
+        Outcome::ended(State::Failed, Code::Panicked, format!("the handler panicked: {text}"))
     });
     published |= handler.outlives_agent() && !output::fits_inline(node, &outcome);
     Done { outcome, published }
@@ -267,11 +281,17 @@ async fn tell_running(node: &Node, begun: &Begun) {
 }
 
 /// Keeps the end of a try: terminal, or another one follows.
-async fn settle(node: &Node, row: RowId, begun: &Begun, done: Done) -> Result<End, JournalError> {
+async fn settle(
+    node: &Node,
+    row: RowId,
+    begun: &Begun,
+    done: Done,
+    ruling: Option<&Ruling>,
+) -> Result<End, JournalError> {
     let Done { outcome, published } = done;
     let outcome = if published { output::end(node, row, begun, outcome).await? } else { outcome };
     // A try that ended by itself keeps its own truth, also where a cancel was on its way.
-    let outcome = match outcome.state {
+    let mut outcome = match outcome.state {
         State::Interrupted => control::if_cancelled(node, row, outcome).await?,
         _ => outcome,
     };
@@ -280,18 +300,19 @@ async fn settle(node: &Node, row: RowId, begun: &Begun, done: Done) -> Result<En
     let settings = &message.settings;
     let failed = matches!(outcome.state, State::Failed | State::TimedOut);
     let cut_short = outcome.state == State::Interrupted && settings.on_crash == OnCrash::Rerun;
-    if cut_short || (failed && settings.retries.allow(attempt)) {
+    if cut_short || (failed && may_try_again(node, row, begun, ruling).await?) {
         let retrying = Outcome { state: State::Retrying, ..outcome.clone() };
         let mut reports = vec![node.progress(message, attempt, begun.times(Some(now)), &retrying)];
-        reports.extend(node.failure(message, attempt, &outcome));
+        reports.extend(node.failure(message, attempt, &outcome, ruling));
         if node.journal.try_again(row, reports, now).await? {
             here(Point::TryAgain);
             node.wakes.ring(crate::journal::Class::Ack);
             node.wakes.ring(crate::journal::Class::Error);
             return Ok(End::TryAgain { wait: jittered(settings.wait_after(attempt)) });
         }
+        outcome = control::last_try(node, row, outcome).await?;
     }
-    let reports = node.terminal(message, attempt, begun.times(Some(now)), &outcome);
+    let reports = node.terminal_with(message, attempt, begun.times(Some(now)), &outcome, ruling);
     let ended = Ended { state: outcome.state, reports };
     let next = node.journal.finish(row, ended, now).await?;
     here(Point::Finished);
@@ -300,6 +321,17 @@ async fn settle(node: &Node, row: RowId, begun: &Begun, done: Done) -> Result<En
         node.wakes.ring(crate::journal::Class::Error);
     }
     Ok(End::Over { next })
+}
+
+/// Whether a failed try has another one after it: by its message, or by directives, each of which adds one.
+async fn may_try_again(node: &Node, row: RowId, begun: &Begun, ruling: Option<&Ruling>) -> Result<bool, JournalError> {
+    let retries = begun.message.settings.retries;
+    if retries.allow(begun.attempt) {
+        return Ok(true);
+    }
+    let by_rule = u32::from(ruling.is_some_and(|ruling| ruling.directive == Directive::Retry));
+    let added = node.journal.granted(row).await?.saturating_add(by_rule);
+    Ok(added > 0 && retries.allow(begun.attempt.saturating_sub(added)))
 }
 
 /// Between half and all of `wait`.

@@ -13,10 +13,25 @@ use std::time::Duration;
 /// How long an API request may take; a broker that is alive answers in milliseconds.
 pub(super) const API_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// On a cluster a request that finds no leader is dropped without a word; asked again, the next one hears it.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How often it is asked again: longer than a cluster takes to elect a leader, which is 4 to 9 s.
+const TIMES: u32 = 10;
+
 impl Broker {
-    /// Asks `<api prefix>.<path>` and reads the JSON answer.
+    /// Asks `<api prefix>.<path>` and reads the JSON answer. On a cluster it may be asked several times.
     pub(crate) async fn api<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, BrokerError> {
-        self.api_within(path, body, API_TIMEOUT).await
+        if !self.is_clustered() {
+            return self.api_within(path, body, API_TIMEOUT).await;
+        }
+        for _ in 1..TIMES {
+            match self.api_within(path, body, ASK_AGAIN).await {
+                Err(BrokerError::Timeout { .. }) => {}
+                answered => return answered,
+            }
+        }
+        self.api_within(path, body, ASK_AGAIN).await
     }
 
     /// The same with a limit of its own, for what may never be answered.
@@ -53,6 +68,7 @@ impl Broker {
         within: Duration,
     ) -> Result<async_nats::Message, BrokerError> {
         let request = async_nats::Request::new().payload(payload).timeout(Some(within));
+        self.count_request();
         let mark = self.mark();
         let answer = tokio::select! {
             biased;

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -97,6 +98,7 @@ pub struct Broker {
     pub(super) names: Arc<Names>,
     pub(super) api: Arc<str>,
     link: watch::Receiver<Link>,
+    asked: Arc<AtomicU64>,
 }
 
 impl Broker {
@@ -117,7 +119,8 @@ impl Broker {
             _ => BrokerError::Unreachable { servers: servers.clone(), reason: error.to_string() },
         })?;
         let api: Arc<str> = options.api_prefix.as_deref().unwrap_or("$JS.API").into();
-        let mut broker = Broker { client, names: Arc::new(options.names.clone()), api, link };
+        let names = Arc::new(options.names.clone());
+        let mut broker = Broker { client, names, api, link, asked: Arc::default() };
         if !options.keep_trying {
             broker.check_version()?;
             if options.api_prefix.is_none() && options.access != Access::Open {
@@ -130,6 +133,16 @@ impl Broker {
     /// The names on this broker.
     pub fn names(&self) -> &Names {
         &self.names
+    }
+
+    /// How many requests this connection has made, besides publishes: what looking costs the broker.
+    pub fn requests(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// One more request is on its way.
+    pub(super) fn count_request(&self) {
+        self.asked.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The link's state, to look at or to wait for.
@@ -178,8 +191,18 @@ impl Broker {
     /// How often a waiting pull is told that it is alive: what a lost consumer takes to be noticed, against what idle nodes
     /// cost. In a cluster a server may go with the consumer while the link to another one stays up.
     pub(super) fn heartbeat(&self) -> Duration {
-        let clustered = self.client.try_server_info().is_some_and(|info| info.cluster.is_some());
-        Duration::from_secs(if clustered { 1 } else { 5 })
+        Duration::from_secs(if self.is_clustered() { 1 } else { 5 })
+    }
+
+    /// Whether the server is one of several, as far as is known.
+    pub(crate) fn is_clustered(&self) -> bool {
+        self.client.try_server_info().is_some_and(|info| info.cluster.is_some())
+    }
+
+    /// A wait before another try: half a second at most on a cluster, where what was lost with a server is back, or led by
+    /// another one, within seconds.
+    pub(crate) fn shortened(&self, wait: Duration) -> Duration {
+        if self.is_clustered() { wait.min(Duration::from_millis(500)) } else { wait }
     }
 
     /// What the broker says of itself: whether JetStream is on.

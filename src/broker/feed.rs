@@ -1,9 +1,13 @@
 //! What is stored, handed to the hub: a durable that all hubs share (PROTOCOL §5).
 //!
-//! Owns the shared durables `_hub` and their raw pulls. Gives headers, no bodies; an ack follows once a message's fate is
-//! durable, and what was not acked comes again. Never says what a message means.
+//! Owns the shared durables `_hub` and their raw pulls. Gives no bodies on; an ack follows once a message's fate is durable,
+//! and what was not acked comes again. Never says what a message means.
+//!
+//! The durables are not `headers_only`, although no body is needed: nats-server 2.15.1 takes two bytes off the block of
+//! headers for such a consumer, whatever they are. A block of one byte, which anybody who may send a command can store, ends
+//! the broker with a panic at the hub's pull, and again after each restart.
 
-use super::api::{API_TIMEOUT, nanos};
+use super::api::nanos;
 use super::connect::{Broker, Link};
 use super::convert::from_wire;
 use super::error::BrokerError;
@@ -29,10 +33,11 @@ const ACK_WAIT: Duration = Duration::from_secs(10);
 /// fails, such as a full stream, others still come.
 const MAX_ACK_PENDING: usize = 20_000;
 
-/// Messages asked for at once: what a hub keeps in memory, headers only.
+/// Messages asked for at once.
 const BATCH: usize = 512;
 
-/// Bytes asked for at once; a pull that has no room for the largest message would fail for ever.
+/// Bytes asked for at once: what a hub may have in memory, bodies included. A pull that has no room for the largest message
+/// would fail for ever.
 const MAX_BYTES: usize = 8 << 20;
 
 /// How long the broker keeps a pull open.
@@ -57,6 +62,8 @@ pub struct Feed {
     link: watch::Receiver<Link>,
     backoff: Backoff,
     pull: Option<Pull>,
+    /// The durable has been made, or brought to what is wanted, since the start.
+    is_made: bool,
 }
 
 /// One inbox with one pull on it.
@@ -87,7 +94,7 @@ impl Feed {
     /// The feed of a stream, of the subjects that match the filter where one is given. Nothing is asked of the broker yet.
     pub fn new(broker: &Broker, stream: String, filter: Option<String>) -> Feed {
         let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-        Feed { broker: broker.clone(), link: broker.link(), stream, filter, backoff, pull: None }
+        Feed { broker: broker.clone(), link: broker.link(), stream, filter, backoff, pull: None, is_made: false }
     }
 
     /// Waits for messages: at least one, at most what one pull gives. It outlives lost links and lost consumers, and fails
@@ -103,7 +110,7 @@ impl Feed {
                 Err(BrokerError::Closed) => return Err(BrokerError::Closed),
                 Err(error) => {
                     self.pull = None;
-                    let wait = self.backoff.next_wait();
+                    let wait = self.broker.shortened(self.backoff.next_wait());
                     tracing::warn!(stream = %self.stream, %error, "no messages from the hubs' consumer; trying again");
                     tokio::time::sleep(wait).await;
                 }
@@ -170,6 +177,10 @@ impl Feed {
     async fn start(&mut self) -> Result<Pull, BrokerError> {
         self.broker.wait_up().await?;
         let times = self.link.borrow_and_update().times;
+        if !self.is_made {
+            self.ensure_durable().await?;
+            self.is_made = true;
+        }
         let inbox = self.broker.client.new_inbox();
         let answers = self.broker.client.subscribe(inbox.clone()).await.map_err(|_| BrokerError::Closed)?;
         Ok(Pull { inbox, answers, left: 0, times })
@@ -198,9 +209,10 @@ impl Feed {
         BrokerError::Refused { what: self.next_path(), code: 409, description }
     }
 
-    /// Makes the durable; the same again is harmless, so several hubs may do it at once.
+    /// Makes the durable, or brings one of an older release up to date; the same again is harmless, so several hubs may do it
+    /// at once.
     async fn ensure_durable(&self) -> Result<(), BrokerError> {
-        tracing::info!(stream = %self.stream, "making the hubs' consumer");
+        tracing::debug!(stream = %self.stream, "making the hubs' consumer");
         let mut config = json!({
             "durable_name": DURABLE,
             "name": DURABLE,
@@ -209,7 +221,6 @@ impl Feed {
             "max_deliver": -1,
             "max_ack_pending": MAX_ACK_PENDING,
             "deliver_policy": "all",
-            "headers_only": true,
             // As many as the stream has: lost with a server, it would begin at the first message again.
             "num_replicas": 0,
         });
@@ -222,10 +233,7 @@ impl Feed {
             Some(filter) => format!("CONSUMER.CREATE.{}.{DURABLE}.{filter}", self.stream),
             None => format!("CONSUMER.CREATE.{}.{DURABLE}", self.stream),
         };
-        tokio::time::timeout(API_TIMEOUT * 2, self.broker.api::<Value>(&path, &body))
-            .await
-            .map_err(|_| BrokerError::Timeout { what: path.clone(), after: API_TIMEOUT * 2 })?
-            .map(drop)
+        self.broker.api::<Value>(&path, &body).await.map(drop)
     }
 
     fn read(&self, message: &Message) -> Answer {
@@ -257,6 +265,7 @@ async fn link_came_up(link: &mut watch::Receiver<Link>, times: u64) {
 fn delivery(message: &Message) -> Option<Delivery> {
     let reply = message.reply.as_ref()?.to_string();
     let Place { tries, seq, stored_at } = place(&reply)?;
+    // Bodies end here: a batch waits in memory for its fates.
     let headers = from_wire(message.headers.as_ref());
     let subject = message.subject.to_string();
     Some(Delivery { message: RawMessage { subject, seq, stored_at, headers, body: Bytes::new() }, tries, reply })

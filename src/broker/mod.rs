@@ -14,6 +14,7 @@ mod publish;
 mod read;
 mod session;
 pub mod topology;
+mod writes;
 
 pub use connect::{Access, Broker, ConnectOptions, Link};
 pub use consumers::{Ensured, Progress};
@@ -21,5 +22,6 @@ pub use denied::Denials;
 pub use error::{BrokerError, PublishError};
 pub use feed::{Delivery, Feed};
 pub use publish::{Outgoing, Stored};
-pub use read::{Follower, From, Page, Query, RawMessage};
+pub use read::{Follower, From, LAST_SUBJECTS, Page, Query, RawMessage};
 pub use session::{Batch, Found, Resume, Session, SessionError, Start};
+pub use writes::{WriteDead, Writes, is_probe};

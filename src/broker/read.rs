@@ -64,6 +64,12 @@ pub struct Page {
     pub pending: u64,
 }
 
+/// For so many subjects at most the broker answers with their last messages.
+pub const LAST_SUBJECTS: usize = 1024;
+
+/// A page of large messages ends after so many bytes: what a reader holds in memory at once.
+const PAGE_BYTES: usize = 8 << 20;
+
 /// Headers that the broker adds to what it serves.
 const BROKER_HEADERS: [&str; 8] = [
     "Nats-Stream",
@@ -145,7 +151,9 @@ impl Broker {
 
     /// One batch of messages. A large answer may stop before `batch`; go on while `pending` is above 0.
     pub async fn read(&self, query: &Query) -> Result<Page, BrokerError> {
-        let mut body = json!({ "next_by_subj": query.filter, "batch": query.batch.max(1) });
+        // Less than the largest message would end every page before it.
+        let max_bytes = PAGE_BYTES.max(self.max_payload() + 64 * 1024);
+        let mut body = json!({ "next_by_subj": query.filter, "batch": query.batch.max(1), "max_bytes": max_bytes });
         match query.from {
             From::Seq(seq) => body["seq"] = json!(seq.0.max(1)),
             From::Time(time) => body["start_time"] = json!(time),
@@ -153,9 +161,9 @@ impl Broker {
         self.batch(&query.stream, body).await
     }
 
-    /// The last message of each of these subjects (wildcards allowed, at most 1,024 subjects in the answer).
+    /// The last message of each of these subjects (wildcards allowed, at most [`LAST_SUBJECTS`] in the answer).
     pub async fn read_last(&self, stream: &str, subjects: &[String]) -> Result<Page, BrokerError> {
-        self.batch(stream, json!({ "multi_last": subjects, "batch": 1024 })).await
+        self.batch(stream, json!({ "multi_last": subjects, "batch": LAST_SUBJECTS })).await
     }
 
     async fn batch(&self, stream: &str, body: Value) -> Result<Page, BrokerError> {
@@ -164,6 +172,7 @@ impl Broker {
         let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|_| BrokerError::Closed)?;
         let subject = format!("{}.{what}", self.api);
         let payload = Bytes::from(body.to_string());
+        self.count_request();
         let mark = self.mark();
         let asked = self.client.publish_with_reply(subject.clone(), inbox, payload);
         asked.await.map_err(|_| BrokerError::Closed)?;
@@ -201,7 +210,6 @@ impl Broker {
         from: From,
         limit: usize,
     ) -> Result<Vec<RawMessage>, BrokerError> {
-        /// Small enough that a page of large messages stays under the broker's own limit of about 64 MB.
         const PAGE: usize = 1000;
         let mut all: Vec<RawMessage> = Vec::new();
         let mut from = from;

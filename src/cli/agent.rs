@@ -21,8 +21,9 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
     }
     let commands = agent::Commands::GoOn;
     let options = agent::Options { config: loaded.config, node, state_dir, policy, commands };
-    match agent::run(options, service::stop_on_signal()?, service::ready).await {
+    match agent::run(options, service::stop_on_signal()?, service::Systemd).await {
         Ok(Ended::Stopped) => Ok(ExitCode::Succeeded),
+        Ok(Ended::ForGood) => Ok(ExitCode::Shutdown),
         Err(error @ agent::AgentError::Part(_)) => Err(CliError::new(ExitCode::Failed, chain(&error))),
         Err(error) => Err(unusable(chain(&error))),
     }

@@ -2,7 +2,7 @@
 
 use crate::model::id::IdRef;
 use crate::model::name::{Sender, Target};
-use crate::model::time::{BadTime, parse_duration};
+use crate::model::time::{BadTime, Since, Timestamp, parse_duration};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -39,9 +39,16 @@ pub(super) struct SearchArgs {
     /// Whose message; mine by default.
     #[arg(long, value_name = "NAME")]
     pub(super) from: Option<Sender>,
-    /// How far back to look for an id [default: 24h].
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub(super) since: Option<Duration>,
+    /// How far back to look for an id: 24h, or a time such as 2026-11-23T21:00:00Z [default: 24h].
+    #[arg(long, value_name = "WHEN")]
+    since: Option<Since>,
+}
+
+impl SearchArgs {
+    /// How far back to look for an id.
+    pub(super) fn since(&self) -> Option<Duration> {
+        self.since.map(|since| since.back(Timestamp::local_now()))
+    }
 }
 
 /// A duration as an argument.

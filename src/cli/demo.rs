@@ -273,7 +273,7 @@ impl Demo {
         let deliveries = operator::send(&self.broker, &self.from, &draft, &SendOptions::default()).await;
         let delivery = deliveries.into_iter().next().ok_or_else(|| Wrong::Value("nothing was sent".to_owned()))?;
         let sent = delivery.result?;
-        watch.add_sent(&sent).await?;
+        watch.add_sent(&[sent]).await?;
         Ok(Call { watch, sent })
     }
 

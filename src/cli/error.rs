@@ -98,6 +98,15 @@ impl From<OperatorError> for CliError {
                 CliError::usage(text).hint("--since 7d looks further back; a stored sequence (42, e42) needs no search")
             }
             OperatorError::NotFound { .. } => CliError::usage(text),
+            OperatorError::EmptyRange { of_others: 1.. } => {
+                CliError::usage(text).hint("--whose NAME takes those of another sender, --everybody all of them")
+            }
+            OperatorError::Gone { .. }
+            | OperatorError::OutOfRange { .. }
+            | OperatorError::EmptyRange { .. }
+            | OperatorError::TooMuch { .. }
+            | OperatorError::NothingFailed { .. }
+            | OperatorError::Unsendable(_) => CliError::usage(text),
             OperatorError::Ambiguous { .. } | OperatorError::NoSender => {
                 CliError::usage(text).hint("say whose with --from")
             }

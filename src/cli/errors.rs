@@ -1,6 +1,5 @@
 //! `edgeward errors`: failures, and on as they happen.
 
-use super::args::duration;
 use super::error::CliError;
 use super::exit::ExitCode;
 use super::history::local;
@@ -9,11 +8,10 @@ use super::session::Session;
 use crate::model::error_event::{ErrorEvent, Severity};
 use crate::model::id::StreamSeq;
 use crate::model::name::{NodeName, Sender};
-use crate::model::time::Timestamp;
+use crate::model::time::{Since, Timestamp};
 use crate::operator::{ErrorFilter, ErrorLog, StoredError};
 use serde::Serialize;
 use std::io::Write;
-use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Arguments of `errors`.
@@ -25,9 +23,9 @@ pub(super) struct Args {
     /// Go on with what happens from now on.
     #[arg(short, long)]
     follow: bool,
-    /// How far back.
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "24h")]
-    since: Duration,
+    /// From when on: 24h, or a time such as 2026-11-23T21:00:00Z.
+    #[arg(long, value_name = "WHEN", default_value = "24h")]
+    since: Since,
     /// Only what matters at least so much: warning, error, critical.
     #[arg(long, value_name = "SEVERITY")]
     severity: Option<AtLeast>,
@@ -85,5 +83,6 @@ fn line(error: &StoredError) -> String {
     let process = event.process.as_ref().map(|process| format!("{process}: ")).unwrap_or_default();
     let message = event.msg_id.as_ref().map(|id| format!(" (message {id})")).unwrap_or_default();
     let (severity, code) = (event.severity.as_str(), event.code);
-    format!("{}  {severity:<8}  {node}  {code}  {process}{}{message}", local(*stored_at), event.message)
+    let count = event.count.map(|count| format!(" ({count} times)")).unwrap_or_default();
+    format!("{}  {severity:<8}  {node}  {code}{count}  {process}{}{message}", local(*stored_at), event.message)
 }

@@ -20,7 +20,10 @@ mod init;
 mod message;
 mod nodes;
 mod output;
+mod progress;
+mod ps;
 mod quote;
+mod replay;
 mod result;
 mod run;
 mod runner;
@@ -32,6 +35,7 @@ mod status;
 pub mod up;
 mod wait;
 mod watching;
+mod why;
 
 use clap::error::ContextKind;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -74,14 +78,20 @@ enum Verb {
     Status(status::Args),
     /// Wait until a message is done.
     Wait(wait::Args),
+    /// Show a message's way and what it waits for.
+    Why(why::Args),
     /// Ask that messages do not begin, or stop.
     Cancel(cancel::Args),
     /// Show what a command wrote.
     Result(result::Args),
     /// List the nodes.
     Nodes(nodes::Args),
+    /// List a node's processes, or stop, start and restart them.
+    Ps(ps::Args),
     /// List messages of the past and what became of them.
     History(history::Args),
+    /// Send messages of the past again.
+    Replay(replay::Args),
     /// List failures, or follow them.
     Errors(errors::Args),
     /// Check or show the configuration.
@@ -150,10 +160,13 @@ impl Cli {
             Verb::Send(args) => send::run(&session, &args).await,
             Verb::Status(args) => status::run(&session, &args).await,
             Verb::Wait(args) => wait::run(&session, &args).await,
+            Verb::Why(args) => why::run(&session, &args).await,
             Verb::Cancel(args) => cancel::run(&session, &args).await,
             Verb::Result(args) => result::run(&session, &args).await,
             Verb::Nodes(args) => nodes::run(&session, &args).await,
+            Verb::Ps(args) => ps::run(&session, &args).await,
             Verb::History(args) => history::run(&session, &args).await,
+            Verb::Replay(args) => replay::run(&session, &args).await,
             Verb::Errors(args) => errors::run(&session, &args).await,
             Verb::Runner(args) => runner::run(&args).await,
             Verb::Config(args) => config_verb::run(&session, &args),
@@ -195,6 +208,14 @@ mod tests {
             &["edgeward", "cancel", "--node", "ship1", "--queued", "--from", "bob"],
             &["edgeward", "status", "-o", "json", "last", "--server", "nats://127.0.0.1:4222"],
             &["edgeward", "errors", "--follow", "--since", "1h"],
+            &["edgeward", "why", "42", "ship1"],
+            &["edgeward", "nodes", "ship*", "--silent", "--label", "site=north", "--watch"],
+            &["edgeward", "history", "--state", "failed,open", "--since", "2026-11-23", "--until", "1h", "--grep", "x"],
+            &["edgeward", "replay", "42..60", "--to", "ship2", "--dry-run"],
+            &["edgeward", "replay", "--failed", "last"],
+            &["edgeward", "ps", "ship1"],
+            &["edgeward", "ps", "restart", "ship1", "shell", "--wait", "10s"],
+            &["edgeward", "ps", "stop", "ship1", "*"],
         ] {
             assert_eq!(exit_of(line), 0, "{line:?}");
         }
@@ -210,6 +231,19 @@ mod tests {
             &["edgeward", "cancel", "42", "--last"],
             &["edgeward", "send", "ship1", "x", "--file", "f"],
             &["edgeward", "run", "ship1", "x", "--id", "s42"],
+            &["edgeward", "nodes", "a.b"],
+            &["edgeward", "nodes", "--label", "site"],
+            &["edgeward", "history", "--since", "yesterday"],
+            &["edgeward", "history", "--state", "lost"],
+            &["edgeward", "history", "--export", "a", "--export", "b"],
+            &["edgeward", "replay"],
+            &["edgeward", "replay", "60..42"],
+            &["edgeward", "replay", "42", "--failed", "43"],
+            &["edgeward", "replay", "--file", "a", "--file", "b"],
+            &["edgeward", "errors", "--since", "5"],
+            &["edgeward", "ps"],
+            &["edgeward", "ps", "stop", "ship1"],
+            &["edgeward", "ps", "stop", "ship1", "she.ll"],
         ] {
             assert_eq!(exit_of(line), 2, "{line:?}");
         }

@@ -85,6 +85,7 @@ pub(super) struct RowJson<'a> {
     copy_of: Option<MsgRef>,
     contact: Option<Contact>,
     heard_at: Option<Timestamp>,
+    since: Option<Timestamp>,
     behind: Option<StreamSeq>,
     record: Option<&'a Record>,
 }
@@ -113,6 +114,7 @@ impl<'a> RowJson<'a> {
             copy_of: row.copy_of,
             contact: row.contact,
             heard_at: row.heard_at,
+            since: row.since(),
             behind: row.behind.map(|behind| behind.head.seq),
             record: row.record,
         }
@@ -121,6 +123,16 @@ impl<'a> RowJson<'a> {
 
 /// Everything worth saying of a row besides its state, joined by `; `.
 pub(super) fn notes(row: &Row<'_>, now: Timestamp) -> String {
+    let mut notes = notes_but_contact(row);
+    if !row.is_settled() && row.is_out_of_contact() {
+        let contact = contact_text(row, now);
+        notes = if notes.is_empty() { contact } else { format!("{notes}; {contact}") };
+    }
+    notes
+}
+
+/// The same for a table in which contact has a column of its own.
+pub(super) fn notes_but_contact(row: &Row<'_>) -> String {
     let mut notes: Vec<String> = Vec::new();
     notes.extend(row.record.and_then(reason));
     notes.extend(row.first.map(|first| format!("late; first told as {}", first.state)));
@@ -135,9 +147,6 @@ pub(super) fn notes(row: &Row<'_>, now: Timestamp) -> String {
         let running = if behind.running { ", which runs" } else { "" };
         format!("behind {}{running}", id_ref(behind.head))
     }));
-    if !row.is_settled() && row.is_out_of_contact() {
-        notes.push(contact_text(row, now));
-    }
     notes.join("; ")
 }
 

@@ -25,7 +25,8 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
     let loaded = session.load_for(args.id.search.from.as_ref())?;
     let broker = session.connect(&loaded).await?;
     let call =
-        find(&broker, &args.id.id, args.id.search.from.as_ref().or(loaded.from.as_ref()), args.id.search.since).await?;
+        find(&broker, &args.id.id, args.id.search.from.as_ref().or(loaded.from.as_ref()), args.id.search.since())
+            .await?;
     let watch = Watch::of(&broker, &call).await?;
     let wanted = |node: &str| args.node.as_ref().is_none_or(|only| only.as_str() == node);
     let rows: Vec<_> = watch.view().rows().filter(|row| wanted(&row.node)).collect();

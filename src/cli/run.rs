@@ -10,7 +10,7 @@ use super::session::Session;
 use super::watching::{End, Patience, exit_code, tell_end, wait_for};
 use super::{dry_run, say};
 use crate::model::name::Target;
-use crate::operator::{Draft, Row, Watch};
+use crate::operator::{Draft, Row, Sent, Watch};
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -42,15 +42,14 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
     }
     let from = loaded.sender()?;
     let broker = session.connect(&loaded).await?;
-    check_nodes(&broker, &draft, args.message.new).await?;
+    check_nodes(&broker, [&draft], args.message.new).await?;
     let mut watch = Watch::open(&broker, from.as_str(), &draft.id).await?;
     let sent = store(&broker, &loaded, &draft).await?;
-    for (to, sent) in &sent.stored {
-        if std::io::stderr().is_terminal() {
-            say(&format!("{to}: stored as {}", sent.id_ref()));
-        }
-        watch.add_sent(sent).await.map_err(|error| stored_but(error.into(), &draft))?;
+    if std::io::stderr().is_terminal() {
+        tell_stored(&sent.stored);
     }
+    let stored: Vec<Sent> = sent.stored.iter().map(|(_, sent)| *sent).collect();
+    watch.add_sent(&stored).await.map_err(|error| stored_but(error.into(), &draft))?;
     let single = is_single(&draft);
     let format = session.format;
     let patience = Patience { wait: args.wait, leave_silent: true };
@@ -63,6 +62,17 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
     }
     tell_end(end, &watch);
     Ok(sent.failed.unwrap_or_else(|| exit(&watch, end, args.exit_status)))
+}
+
+fn tell_stored(stored: &[(Target, Sent)]) {
+    /// Targets told one by one; of more, the sequences.
+    const FEW: usize = 8;
+    match stored {
+        [(_, first), .., (_, last)] if stored.len() > FEW => {
+            say(&format!("{} messages stored, from {} to {}", stored.len(), first.id_ref(), last.id_ref()));
+        }
+        few => few.iter().for_each(|(to, sent)| say(&format!("{to}: stored as {}", sent.id_ref()))),
+    }
 }
 
 fn is_single(draft: &Draft) -> bool {

@@ -49,9 +49,7 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
     }
     loaded.sender()?;
     let broker = session.connect(&loaded).await?;
-    for draft in &drafts {
-        check_nodes(&broker, draft, args.message.new).await?;
-    }
+    check_nodes(&broker, &drafts, args.message.new).await?;
     let mut exit = ExitCode::Succeeded;
     for draft in &drafts {
         let sent = store(&broker, &loaded, draft).await?;

@@ -8,6 +8,7 @@ use crate::broker::Broker;
 use crate::model::id::MessageId;
 use crate::model::name::{NodeName, Target};
 use crate::operator::{Delivery, Draft, SendError, SendOptions, Sent, send, unknown_nodes};
+use std::collections::BTreeSet;
 
 /// What came of sending one message to its targets.
 pub(super) struct SendResult {
@@ -18,26 +19,39 @@ pub(super) struct SendResult {
 }
 
 /// Refuses nodes that were never seen, unless they may be new.
-pub(super) async fn check_nodes(broker: &Broker, draft: &Draft, new: bool) -> Result<(), CliError> {
+pub(super) async fn check_nodes(
+    broker: &Broker,
+    drafts: impl IntoIterator<Item = &Draft>,
+    new: bool,
+) -> Result<(), CliError> {
     if new {
         return Ok(());
     }
-    let node = |to: &&Target| match to {
+    let node = |to: &Target| match to {
         Target::Node(node) => Some(node.clone()),
         Target::Group(_) => None,
     };
-    let nodes: Vec<NodeName> = draft.targets().iter().filter_map(node).collect();
-    let unknown = unknown_nodes(broker, &nodes).await?;
+    let nodes: BTreeSet<NodeName> = drafts.into_iter().flat_map(|draft| &draft.to).filter_map(node).collect();
+    let nodes: Vec<NodeName> = nodes.into_iter().collect();
+    known(broker, &nodes).await.map_err(|error| {
+        let message = format!("{}; nothing was sent", error.message);
+        CliError { message, ..error }.hint("--new sends to a node that is still to come")
+    })
+}
+
+/// Refuses nodes that were never seen, and names what is near in spelling.
+pub(super) async fn known(broker: &Broker, nodes: &[NodeName]) -> Result<(), CliError> {
+    let unknown = unknown_nodes(broker, nodes).await?;
     if unknown.is_empty() {
         return Ok(());
     }
     let names: Vec<String> = unknown.iter().map(|u| format!("`{}`", u.node)).collect();
     let never = if names.len() == 1 { "was never seen" } else { "were never seen" };
-    let mut error = CliError::usage(format!("{} {never}; nothing was sent", names.join(", ")));
+    let mut error = CliError::usage(format!("{} {never}", names.join(", ")));
     for one in unknown.iter().filter(|one| !one.near.is_empty()) {
         error = error.hint(format!("near `{}`: {}", one.node, one.near.join(", ")));
     }
-    Err(error.hint("`edgeward nodes` lists the nodes; --new sends to a node that is still to come"))
+    Err(error.hint("`edgeward nodes` lists the nodes"))
 }
 
 /// Stores the message for every target. Failures are told; it is an error only where nothing was stored.

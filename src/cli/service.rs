@@ -7,6 +7,7 @@ use super::config::{Env, Loaded};
 use super::error::CliError;
 use super::exit::ExitCode;
 use super::session::Session;
+use crate::agent::Host;
 use crate::model::name::NodeName;
 use crate::model::policy::Policy;
 use sd_notify::NotifyState;
@@ -115,7 +116,35 @@ pub(super) fn stop_on_signal() -> Result<CancellationToken, CliError> {
     Ok(stop)
 }
 
-/// Tells systemd that the service is ready, and feeds its watchdog from then on.
+/// systemd, as the agent's host: it hears how the agent is, and its watchdog is fed while the agent gets on.
+pub(super) struct Systemd;
+
+/// How often systemd is told how the agent is, where it has no watchdog.
+const STATUS_EVERY: Duration = Duration::from_secs(15);
+
+impl Host for Systemd {
+    fn ready(&self) {
+        notify(&[NotifyState::Ready]);
+    }
+
+    fn interval(&self) -> Option<Duration> {
+        std::env::var_os("NOTIFY_SOCKET")?;
+        let every = sd_notify::watchdog_enabled().map_or(STATUS_EVERY, |limit| (limit / 3).min(STATUS_EVERY));
+        Some(every.max(Duration::from_millis(100)))
+    }
+
+    fn says(&self, status: &str) {
+        notify(&[NotifyState::Status(status)]);
+    }
+
+    fn alive(&self) {
+        if sd_notify::watchdog_enabled().is_some() {
+            notify(&[NotifyState::Watchdog]);
+        }
+    }
+}
+
+/// Tells systemd that a service is ready, and feeds its watchdog from then on.
 pub(super) fn ready() {
     notify(&[NotifyState::Ready]);
     if let Some(interval) = sd_notify::watchdog_enabled() {

@@ -1,4 +1,4 @@
-//! `edgeward status`: what is known of a message now.
+//! `edgeward status`: what is known of a message now, a row per target, and how old it is.
 
 use super::args::SearchArgs;
 use super::error::CliError;
@@ -7,7 +7,10 @@ use super::output::{self, Format, RowJson};
 use super::session::Session;
 use super::watching::exit_code;
 use crate::model::id::IdRef;
-use crate::operator::{Watch, find};
+use crate::model::node::Contact;
+use crate::model::time::Timestamp;
+use crate::operator::{Row, Totals, Watch, find};
+use std::io::Write;
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
@@ -23,18 +26,42 @@ pub(super) struct Args {
 pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliError> {
     let loaded = session.load_for(args.search.from.as_ref())?;
     let broker = session.connect(&loaded).await?;
-    let call = find(&broker, &args.id, args.search.from.as_ref().or(loaded.from.as_ref()), args.search.since).await?;
+    let call = find(&broker, &args.id, args.search.from.as_ref().or(loaded.from.as_ref()), args.search.since()).await?;
     let watch = Watch::of(&broker, &call).await?;
-    let now = watch.view().now();
-    let mut table = output::table(&["NODE", "STORED AS", "AGE", "STATE", "NOTES"]);
-    for row in watch.view().rows() {
-        if session.format == Format::Json {
-            output::print_json(&RowJson::new(&row))?;
-            continue;
-        }
-        let (at, age) = (output::id_ref(row.message.at), output::age(row.message.at.stored_at, now));
-        table.add_row([row.node.clone(), at.to_string(), age, row.state.to_string(), output::notes(&row, now)]);
+    if session.format == Format::Json {
+        watch.view().rows().try_for_each(|row| output::print_json(&RowJson::new(&row)))?;
+    } else {
+        print(&watch)?;
     }
-    output::print_table(&table)?;
     Ok(exit_code(&watch))
+}
+
+fn print(watch: &Watch) -> Result<(), CliError> {
+    let view = watch.view();
+    let totals = Totals::of(view.rows());
+    if totals.rows() > 1 {
+        writeln!(std::io::stdout().lock(), "{} targets: {totals}", totals.rows())?;
+    }
+    let mut table = output::table(&["NODE", "STORED AS", "STATE", "SINCE", "KNOWN", "CONTACT", "NOTES"]);
+    for row in view.rows() {
+        table.add_row(cells(&row, view.now()));
+    }
+    Ok(output::print_table(&table)?)
+}
+
+fn cells(row: &Row<'_>, now: Timestamp) -> [String; 7] {
+    let ago = |at: Timestamp| format!("{} ago", output::age(at, now));
+    let since = row.since().map(ago).unwrap_or_default();
+    let contact = match row.contact {
+        Some(Contact::InContact) => "in contact".to_owned(),
+        _ => output::contact_text(row, now),
+    };
+    // What a record tells for good has no age; what a node said last is as old as its word.
+    let known = match row.heard_at {
+        _ if row.is_settled() => "for good".to_owned(),
+        Some(at) => ago(at),
+        None => String::new(),
+    };
+    let at = output::id_ref(row.message.at).to_string();
+    [row.node.clone(), at, row.state.to_string(), since, known, contact, output::notes_but_contact(row)]
 }

@@ -11,7 +11,7 @@ use super::say;
 use super::service::{self, NodeArgs, NodePlace};
 use super::session::Session;
 use crate::agent::{self, AgentError, Ended};
-use crate::broker::{Access, Broker, BrokerError, ConnectOptions};
+use crate::broker::{Access, Broker, BrokerError, ConnectOptions, Writes};
 use crate::hub::{self, HubError};
 use crate::model::config::{Config, HubConfig};
 use crate::model::jitter::Backoff;
@@ -41,6 +41,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// The bound of the first such wait.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
+/// What has to be free for a broker whose disk was full to be started anew: some of the blocks that it writes.
+const ROOM: u64 = 16 << 20;
 /// A broker that has lived so long since its start is not one that keeps dying.
 const STEADY: Duration = Duration::from_secs(60);
 
@@ -172,17 +174,34 @@ async fn serve(server: &mut Server, parts: &mut [Part], config: &Config, options
     };
     tokio::select! {
         outcome = announce => outcome,
-        outcome = keep_alive(server) => outcome,
+        outcome = keep_alive(server, config) => outcome,
         ended = first_end(parts) => Err(ended),
     }
 }
 
-/// Starts the broker again each time it dies; hub and agent wait for it by themselves.
-async fn keep_alive(server: &mut Server) -> Result<(), UpError> {
+/// Starts the broker again each time it dies, or has a stream that stores nothing any more; hub and agent wait for it by
+/// themselves.
+async fn keep_alive(server: &mut Server, config: &Config) -> Result<(), UpError> {
     let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+    let broker = connect(config).await?;
+    let mut writes = Writes::new(&broker, config.hub.probe);
     loop {
-        let status = server.exited().await?;
-        say(&format!("nats-server ended ({status}); starting it again"));
+        let ended = tokio::select! {
+            status = server.exited() => Some(status?),
+            dead = writes.next_dead() => {
+                say(&dead?.to_string());
+                None
+            }
+        };
+        match ended {
+            Some(status) => say(&format!("nats-server ended ({status}); starting it again")),
+            // Until then it would meet the same again. It is looked at once more when it is told again.
+            None if free(&server.options().store_dir)? < ROOM => continue,
+            None => {
+                say("there is room again; starting nats-server anew");
+                server.kill().await?;
+            }
+        }
         // One that starts and dies at once is not started over and over without a pause either.
         sleep(backoff.next_wait()).await;
         while let Err(error) = server.restart().await {
@@ -228,7 +247,7 @@ impl Part {
             // The whole machine goes away.
             commands: agent::Commands::End,
         };
-        let (run, node) = (agent::run(options, stop.clone(), || {}), node.clone());
+        let (run, node) = (agent::run(options, stop.clone(), ()), node.clone());
         let name = format!("the agent of {node}");
         let task =
             tokio::spawn(async move { run.await.map(|_: Ended| ()).map_err(|source| UpError::Agent { node, source }) });
@@ -298,9 +317,14 @@ pub(super) fn local_config(config: &Config, url: &str) -> Config {
 
 /// Half of the disk that is free at `folder`, in bytes.
 pub(super) fn half_of_free(folder: &Path) -> Result<u64, UpError> {
+    Ok(free(folder)? / 2)
+}
+
+/// The disk that is free at `folder`, in bytes.
+fn free(folder: &Path) -> Result<u64, UpError> {
     let disk = rustix::fs::statvfs(folder)
         .map_err(|errno| UpError::Folder { path: folder.to_owned(), source: errno.into() })?;
-    Ok(disk.f_bavail.saturating_mul(disk.f_frsize) / 2)
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// A connection for looking and sending.

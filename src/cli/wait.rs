@@ -25,7 +25,8 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
     let loaded = session.load_for(args.id.search.from.as_ref())?;
     let broker = session.connect(&loaded).await?;
     let call =
-        find(&broker, &args.id.id, args.id.search.from.as_ref().or(loaded.from.as_ref()), args.id.search.since).await?;
+        find(&broker, &args.id.id, args.id.search.from.as_ref().or(loaded.from.as_ref()), args.id.search.since())
+            .await?;
     let mut watch = Watch::of(&broker, &call).await?;
     let patience = Patience { wait: args.wait, leave_silent: false };
     let end = wait_for(&mut watch, patience, |row, watch| {

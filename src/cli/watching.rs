@@ -5,12 +5,12 @@
 use super::error::CliError;
 use super::exit::ExitCode;
 use super::output::{age, contact_text, id_ref};
+use super::progress::Counters;
 use super::say;
 use crate::model::id::MsgRef;
 use crate::model::state::State;
-use crate::operator::{Behind, Row, Watch};
+use crate::operator::{Behind, Row, Totals, Watch};
 use std::collections::{HashMap, HashSet};
-use std::io::IsTerminal;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
@@ -20,6 +20,9 @@ const REALLY_SILENT: Duration = Duration::from_millis(1500);
 
 /// With more rows than this, steps on the way are not told one by one.
 const TOLD_SINGLY: usize = 8;
+
+/// How long the answers of many targets are collected before they are looked at.
+const PACE: Duration = Duration::from_millis(50);
 
 /// Why a wait is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +54,7 @@ pub(super) async fn wait_for(
 ) -> Result<End, CliError> {
     let until = patience.wait.map(|wait| Instant::now() + wait);
     let mut told = Told::default();
+    let mut counters = Counters::new();
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut silent_since: Option<Instant> = None;
     loop {
@@ -60,20 +64,28 @@ pub(super) async fn wait_for(
                 open += 1;
                 silent &= row.is_out_of_contact();
             } else if told.done.insert((row.message.at, row.node.clone())) {
+                counters.clear();
                 settled(&row, watch)?;
             }
         }
         if open == 0 {
             return Ok(End::Settled);
         }
-        told.tell_steps(watch).await;
+        told.tell_steps(watch, &mut counters).await;
+        counters.draw(&Totals::of(watch.view().rows()));
         silent_since = watch.read_at().filter(|_| silent).map(|read_at| silent_since.unwrap_or(read_at));
         let long_silent = silent_since.zip(watch.read_at()).is_some_and(|(since, read)| read - since >= REALLY_SILENT);
         if patience.leave_silent && long_silent {
             return Ok(End::OnlySilent);
         }
         tokio::select! {
-            changed = watch.changed() => changed?,
+            changed = watch.changed() => {
+                changed?;
+                // Each look goes over all rows: of many, the answers of a moment are looked at together.
+                if told.done.len() + open > TOLD_SINGLY {
+                    tokio::time::sleep(PACE).await;
+                }
+            }
             () = at(until) => return Ok(End::WaitOver),
             _ = interrupts.recv() => return Ok(End::Detached),
         }
@@ -96,14 +108,16 @@ struct Told {
 }
 
 impl Told {
-    async fn tell_steps(&mut self, watch: &Watch) {
+    async fn tell_steps(&mut self, watch: &Watch, counters: &mut Counters) {
         let mut waiting: Vec<(String, Behind)> = Vec::new();
-        let on_terminal = std::io::stderr().is_terminal();
-        for row in watch.view().rows().take(TOLD_SINGLY).filter(|row| !row.is_settled()) {
-            let key = (row.message.at, row.node.clone());
-            let new = self.states.insert(key, row.state) != Some(row.state);
-            if on_terminal && new && row.state != State::Queued {
-                say(&format!("{}: {}", row.node, row.state));
+        for (at, row) in watch.view().rows().enumerate().filter(|(_, row)| !row.is_settled()) {
+            if at < TOLD_SINGLY && counters.are_shown() {
+                let key = (row.message.at, row.node.clone());
+                let new = self.states.insert(key, row.state) != Some(row.state);
+                if new && row.state != State::Queued {
+                    counters.clear();
+                    say(&format!("{}: {}", row.node, row.state));
+                }
             }
             if let Some(behind) = row.behind
                 && self.behind.insert((row.message.at, row.node.clone(), behind.head))
@@ -111,10 +125,16 @@ impl Told {
                 waiting.push((row.node, behind));
             }
         }
-        for (node, behind) in waiting {
-            let since = watch.running_since(&node, behind).await.filter(|_| behind.running);
+        if !waiting.is_empty() {
+            counters.clear();
+        }
+        for (node, behind) in waiting.iter().take(TOLD_SINGLY) {
+            let since = watch.running_since(node, *behind).await.filter(|_| behind.running);
             let running = since.map(|at| format!(", running {}", age(at, watch.view().now()))).unwrap_or_default();
             say(&format!("{node}: behind {}{running}; use --lane", id_ref(behind.head)));
+        }
+        if waiting.len() > TOLD_SINGLY {
+            say(&format!("and {} more wait behind others in their lanes; use --lane", waiting.len() - TOLD_SINGLY));
         }
     }
 }
@@ -132,6 +152,7 @@ pub(super) fn come_back(watch: &Watch) -> String {
 pub(super) fn tell_end(end: End, watch: &Watch) {
     let back = come_back(watch);
     let open: Vec<Row<'_>> = watch.view().rows().filter(|row| !row.is_settled()).collect();
+    tell_totals(watch);
     match end {
         End::Settled => {}
         End::Detached => say(&format!("detached; nothing is cancelled; {back}")),
@@ -153,6 +174,17 @@ pub(super) fn tell_end(end: End, watch: &Watch) {
             }
         }
     }
+}
+
+/// Of several targets: how they add up, and, where some did not succeed, what shows which.
+fn tell_totals(watch: &Watch) {
+    let totals = Totals::of(watch.view().rows());
+    let more = match watch.view().messages() {
+        _ if totals.rows() < 2 => return,
+        [one, ..] if totals.not_succeeded() > 0 => format!("; edgeward status {}", one.id),
+        _ => String::new(),
+    };
+    say(&format!("{totals}{more}"));
 }
 
 /// `ship2 silent for 3 h; stored as 42, will run on return; edgeward wait 42`

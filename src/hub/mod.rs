@@ -9,8 +9,10 @@ mod messages;
 mod nodes;
 mod records;
 mod results;
+mod unread;
 mod upkeep;
 mod watch;
+mod writes;
 
 use crate::broker::{Access, Broker, BrokerError, ConnectOptions, PublishError, topology};
 use crate::model::config::HubConfig;
@@ -135,7 +137,8 @@ async fn serve(
         parts.spawn(messages::follow(nodes.clone(), stream));
     }
     parts.spawn(messages::follow_acks(nodes.clone()));
-    parts.spawn(upkeep::run(nodes, config.clone()));
+    parts.spawn(upkeep::run(nodes.clone(), config.clone()));
+    parts.spawn(writes::watch(nodes, config.probe));
     match parts.join_next().await {
         Some(Ok(Err(error))) => Err(error),
         Some(Err(error)) => Err(HubError::Internal(format!("a part of the hub failed: {error}"))),

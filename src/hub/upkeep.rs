@@ -1,27 +1,24 @@
-//! Room and time in the message streams (PROTOCOL §1, §5): what no node took in its time expires before it ages out, and a
-//! stream that fills up is emptied from its oldest end, never beyond a message that is still open.
+//! Room in the message streams (PROTOCOL §1): a stream that fills up is emptied from its oldest end, never beyond a message
+//! that is still open. What no node took in its time is `unread`'s, in the same pass.
 //!
 //! Owns when to purge, to give more room and to complain, as pure decisions, and their carrying out. Safe to repeat and to do
 //! twice at once: records are kept single, and purging or giving room twice does no harm.
 
 use super::HubError;
-use super::fate::{Answer, Letter};
+use super::fate::Letter;
 use super::nodes::Nodes;
-use super::{journals, records};
+use super::{records, unread};
 use crate::broker::topology::StreamState;
-use crate::broker::{From, Query, RawMessage};
+use crate::broker::{From, Query, RawMessage, is_probe};
 use crate::model::config::HubConfig;
 use crate::model::error_event::Code;
 use crate::model::id::StreamSeq;
 use crate::model::message::StreamKind;
 use crate::model::name::NodeName;
-use crate::model::node::{PerStream, Starts};
-use crate::model::record::RecordError;
-use crate::model::settings::last_start;
-use crate::model::state::State;
+use crate::model::node::PerStream;
 use crate::model::subject::RecordStream;
 use crate::model::time::Timestamp;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,10 +29,10 @@ const FULL: u64 = 80;
 const EMPTIED: u64 = 70;
 
 /// Messages read at once; bodies come with them.
-const PAGE: usize = 64;
+pub(super) const PAGE: usize = 64;
 
 /// Messages looked at in one pass over a stream: a pass ends, and the next one goes on.
-const PER_PASS: usize = 20_000;
+pub(super) const PER_PASS: usize = 20_000;
 
 /// Nodes named in an error event.
 const NAMED: usize = 10;
@@ -47,12 +44,15 @@ const EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 pub(super) async fn run(nodes: Arc<Nodes>, config: HubConfig) -> Result<(), HubError> {
     let every = (config.retention / 100).clamp(EVERY.0, EVERY.1);
     let mut looked: PerStream<StreamSeq> = PerStream { commands: StreamSeq(0), events: StreamSeq(0) };
+    let mut warned = looked;
     loop {
         nodes.broker().wait_up().await?;
         for stream in StreamKind::ALL {
             let done = async {
                 let state = nodes.broker().stream_state(&nodes.broker().names().stream(stream)).await?;
-                expire(&nodes, stream, &state, looked.get_mut(stream)).await?;
+                // After a pause of the hub both may be due at once.
+                unread::warn(&nodes, stream, &state, warned.get_mut(stream)).await?;
+                unread::expire(&nodes, stream, &state, looked.get_mut(stream)).await?;
                 if state.is_above(FULL) { make_room(&nodes, stream, &state, &config).await } else { Ok(()) }
             };
             if let Err(error) = done.await {
@@ -64,65 +64,6 @@ pub(super) async fn run(nodes: Arc<Nodes>, config: HubConfig) -> Result<(), HubE
         }
         tokio::time::sleep(every).await;
     }
-}
-
-/// Writes `expired` for what no node took in its time. `looked`: up to where that is done.
-async fn expire(
-    nodes: &Nodes,
-    stream: StreamKind,
-    state: &StreamState,
-    looked: &mut StreamSeq,
-) -> Result<(), HubError> {
-    let Some(age) = state.max_age else { return Ok(()) };
-    let due = state.now.minus(last_start(age));
-    let mut positions: HashMap<NodeName, Option<StreamSeq>> = HashMap::new();
-    let mut from = StreamSeq(looked.0 + 1).max(state.first);
-    for _ in 0..PER_PASS / PAGE {
-        let page = page(nodes, stream, from).await?;
-        let Some(last) = page.last() else { return Ok(()) };
-        from = StreamSeq(last.seq.0 + 1);
-        for message in page {
-            if message.stored_at > due {
-                return Ok(());
-            }
-            let letter = Letter::read(nodes.broker().names(), stream, &message);
-            if let Some(node) = letter.node().cloned() {
-                expire_one(nodes, &letter, &node, &mut positions).await?;
-            }
-            *looked = message.seq;
-        }
-    }
-    Ok(())
-}
-
-async fn expire_one(
-    nodes: &Nodes,
-    letter: &Letter,
-    node: &NodeName,
-    positions: &mut HashMap<NodeName, Option<StreamSeq>>,
-) -> Result<(), HubError> {
-    let stream = letter.at.stream;
-    let Some(spec) = nodes.spec(node).await? else { return Ok(()) };
-    let position = match positions.get(node) {
-        Some(position) => *position,
-        None => {
-            let status = journals::last_status(nodes, node).await?;
-            let own = status.filter(|(status, _)| status.journal == spec.journal);
-            let position = own.map_or_else(Starts::default, |(status, _)| status.position);
-            *positions.entry(node.clone()).or_insert(*position.get(stream))
-        }
-    };
-    let is_the_nodes = spec.start.get(stream).is_some_and(|start| letter.at.seq >= start);
-    // What it has taken it answers itself; what was before its start has another fate.
-    if !is_the_nodes || position.is_some_and(|last| letter.at.seq <= last) {
-        return Ok(());
-    }
-    if records::is_told(nodes.broker(), letter, node.as_str()).await? {
-        return Ok(());
-    }
-    let text = "the node did not take it in the time for which the stream keeps it, less a day";
-    let error = RecordError::new(Code::Expired, text);
-    records::answer(nodes.broker(), letter, &Answer { node: node.to_string(), state: State::Expired, error }).await
 }
 
 /// What is done about a stream that fills up.
@@ -205,6 +146,7 @@ async fn closed_messages(nodes: &Nodes, stream: StreamKind, state: &StreamState)
             let letter = Letter::read(nodes.broker().names(), stream, &message);
             let target = letter.node().map_or("_", NodeName::as_str);
             let told = known_since.is_some_and(|first| message.stored_at < first)
+                || is_probe(&message.subject)
                 || records::is_told(nodes.broker(), &letter, target).await?;
             if !told {
                 closed.open.extend(letter.node().cloned());
@@ -231,7 +173,7 @@ fn size(message: &RawMessage) -> u64 {
     (message.subject.len() + message.body.len() + headers) as u64
 }
 
-async fn page(nodes: &Nodes, stream: StreamKind, from: StreamSeq) -> Result<Vec<RawMessage>, HubError> {
+pub(super) async fn page(nodes: &Nodes, stream: StreamKind, from: StreamSeq) -> Result<Vec<RawMessage>, HubError> {
     let names = nodes.broker().names();
     let filter = format!("{}.msg.>", names.prefix());
     let query = Query { stream: names.stream(stream), filter, from: From::Seq(from), batch: PAGE };
@@ -268,7 +210,7 @@ async fn warn_of_acks(nodes: &Nodes) -> Result<(), HubError> {
 }
 
 /// The day of a time: what lasts is told once a day.
-fn day(time: Timestamp) -> i64 {
+pub(super) fn day(time: Timestamp) -> i64 {
     time.nanos() / (86_400 * 1_000_000_000)
 }
 

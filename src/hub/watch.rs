@@ -66,7 +66,7 @@ pub(super) async fn scan(nodes: Arc<Nodes>, ready: Option<oneshot::Sender<()>>) 
             }
             Err(error) => {
                 tracing::warn!(error = %super::chain(&error), "the nodes could not be looked through; trying again");
-                backoff.next_wait()
+                nodes.broker().shortened(backoff.next_wait())
             }
         };
         let reconnected = link.wait_for(|link| link.times > times);

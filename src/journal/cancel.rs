@@ -7,6 +7,7 @@
 use super::error::JournalError;
 use super::open::Journal;
 use super::outbox::{self, Report};
+use super::processes::Obeyed;
 use super::rows::{kind_number, kind_of, lane_at, phase};
 use super::work::{self, Ended, Loaded};
 use crate::model::id::MessageId;
@@ -55,7 +56,7 @@ pub enum Met {
     WasOver(State),
 }
 
-/// What is to be told about cancels. Asked inside the transaction that keeps the answer.
+/// What is to be told about cancels and orders. Asked inside the transaction that keeps the answer.
 pub trait Words: Send + Sync {
     /// A message that did not run is over; `by` asked for it.
     fn cancelled(&self, message: &Loaded, by: &str, now: Timestamp) -> Vec<Report>;
@@ -63,6 +64,8 @@ pub trait Words: Send + Sync {
     fn cancel_requested(&self, message: &Loaded, by: &str) -> Vec<Report>;
     /// A cancel was carried out, with this effect.
     fn carried_out(&self, cancel: &StoredMessage, met: &[Met], now: Timestamp) -> Vec<Report>;
+    /// An order about processes was carried out, with this effect.
+    fn obeyed(&self, order: &StoredMessage, obeyed: &Obeyed, now: Timestamp) -> Vec<Report>;
 }
 
 impl Journal {

@@ -41,6 +41,10 @@ pub enum Key {
     CommandsConsumer,
     /// The same of events.
     EventsConsumer,
+    /// That the agent is to leave for good, and whether it has.
+    Leaving,
+    /// How the link was when that last changed.
+    Link,
 }
 
 impl Key {
@@ -63,6 +67,8 @@ impl Key {
             Key::RepublishEvents => "republish_events",
             Key::CommandsConsumer => "commands_consumer",
             Key::EventsConsumer => "events_consumer",
+            Key::Leaving => "leaving",
+            Key::Link => "link",
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Owns the entries and their order. Never publishes; the agent's outbox does.
 
 use super::error::JournalError;
+use super::failures;
 use super::open::Journal;
 use super::rows::{headers_from_json, headers_to_json};
 use crate::model::header::{RawHeaders, names};
@@ -65,11 +66,11 @@ pub struct Entry {
 }
 
 pub(super) fn add(connection: &Connection, reports: &[Report]) -> Result<(), JournalError> {
-    reports.iter().try_for_each(|report| insert(connection, report, None))
+    reports.iter().try_for_each(|report| insert(connection, report, None, None))
 }
 
-/// Adds what is said at the end of a message. The terminal record of a command is noted as such, to be kept once it is
-/// published.
+/// Adds what is said at the end of a message, or of one of its tries. The terminal record of a command is noted as such,
+/// to be kept once it is published.
 pub(super) fn add_about(
     connection: &Connection,
     row: RowId,
@@ -77,10 +78,25 @@ pub(super) fn add_about(
     reports: &[Report],
 ) -> Result<(), JournalError> {
     let is_kept = |report: &Report| stream == StreamKind::Commands && report.is_terminal_record();
-    reports.iter().try_for_each(|report| insert(connection, report, is_kept(report).then_some(row)))
+    reports.iter().try_for_each(|report| insert(connection, report, is_kept(report).then_some(row), Some(row)))
 }
 
-fn insert(connection: &Connection, report: &Report, about: Option<RowId>) -> Result<(), JournalError> {
+/// Adds a report about the message of this row. Of an error event its directive is carried out, and where too many of
+/// its kind come it is counted instead.
+fn insert(
+    connection: &Connection,
+    report: &Report,
+    kept: Option<RowId>,
+    row: Option<RowId>,
+) -> Result<(), JournalError> {
+    if report.class == Class::Error && !failures::note(connection, report, row)? {
+        return Ok(());
+    }
+    append(connection, report, kept)
+}
+
+/// Adds an entry as it is.
+pub(super) fn append(connection: &Connection, report: &Report, about: Option<RowId>) -> Result<(), JournalError> {
     connection
         .prepare_cached("INSERT INTO outbox (class, subject, headers, body, message) VALUES (?1, ?2, ?3, ?4, ?5)")?
         .execute(params![
@@ -187,7 +203,7 @@ impl Journal {
                     .optional()?
                     .flatten();
                 instead.iter().try_for_each(|report| {
-                    insert(connection, report, about.map(RowId).filter(|_| report.is_terminal_record()))
+                    insert(connection, report, about.map(RowId).filter(|_| report.is_terminal_record()), None)
                 })
             })
             .await

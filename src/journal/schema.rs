@@ -5,13 +5,14 @@
 pub(super) const APPLICATION_ID: i32 = 0x6564_6777;
 
 /// `PRAGMA user_version`; raised when a table or column is added.
-pub(super) const VERSION: i32 = 2;
+pub(super) const VERSION: i32 = 4;
 
 /// Columns that came after version 1: table, column, type.
-pub(super) const LATER_COLUMNS: [(&str, &str, &str); 3] = [
-    ("messages", "name", "TEXT"),      // the method, with its lane token behind a dot
-    ("messages", "chunks", "INTEGER"), // of output, of all tries that are over
-    ("outbox", "message", "INTEGER"),  // the message whose terminal record it is, where that is kept once published
+pub(super) const LATER_COLUMNS: [(&str, &str, &str); 4] = [
+    ("messages", "name", "TEXT"),       // the method, with its lane token behind a dot
+    ("messages", "chunks", "INTEGER"),  // of output, of all tries that are over
+    ("outbox", "message", "INTEGER"),   // the message whose terminal record it is, where that is kept once published
+    ("messages", "granted", "INTEGER"), // tries that a directive has added
 ];
 
 pub(super) const TABLES: &str = "
@@ -82,6 +83,34 @@ CREATE TABLE IF NOT EXISTS outputs (       -- tries whose output is published, u
     base    INTEGER NOT NULL,             -- chunks of earlier tries
     sent    INTEGER NOT NULL DEFAULT 0,   -- of this try's chunks, those that are stored
     total   INTEGER                       -- how many there are, once it is over
+) WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS processes (     -- those that were ever stopped, restarted or failed
+    name          TEXT PRIMARY KEY,
+    stopped_by    TEXT,                   -- null: it is not stopped
+    changed_at    INTEGER,                -- ns
+    restarts      INTEGER NOT NULL DEFAULT 0,
+    last_error    TEXT,
+    last_error_at INTEGER
+) WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS failures (      -- the last error events, for directives that name one, and to be counted
+    id      INTEGER PRIMARY KEY,
+    error   TEXT NOT NULL,                -- the event's id
+    code    TEXT NOT NULL,
+    process TEXT,
+    message INTEGER,                      -- the message that failed
+    at      INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS failures_error ON failures (error);
+
+CREATE TABLE IF NOT EXISTS repeats (       -- error events of one kind, within one window
+    kind    TEXT PRIMARY KEY,             -- code, severity, process
+    since   INTEGER NOT NULL,             -- ns
+    told    INTEGER NOT NULL,             -- how many were told one by one
+    held    INTEGER NOT NULL DEFAULT 0,   -- how many are counted and not told yet
+    subject TEXT,                         -- the last of these
+    body    BLOB
 ) WITHOUT ROWID;
 
 CREATE TABLE IF NOT EXISTS positions (

@@ -6,6 +6,7 @@ use super::cancel::{self, Cancel, Met, Words};
 use super::error::JournalError;
 use super::open::Journal;
 use super::outbox::{self, Report};
+use super::processes::{self, Obeyed, Order};
 use super::rows::{
     FINISHED, QUEUED, RUNNING, headers_to_json, kind_number, lane_number, ref_at, seq_number, stream_number,
 };
@@ -41,6 +42,8 @@ pub enum Door {
     },
     /// It is a cancel: kept, carried out and answered in the same commit.
     Cancel(Cancel),
+    /// It is an order about processes: carried out and answered in the same commit.
+    Order(Order),
 }
 
 /// A message that has arrived.
@@ -76,6 +79,8 @@ pub enum Taken {
     Cancelled(RowId),
     /// It is a cancel that met these.
     CarriedOut(Vec<Met>),
+    /// It is an order that did this.
+    Obeyed(Obeyed),
     /// There was no space for it to wait; it is over, `refused`.
     Refused(RowId),
 }
@@ -214,6 +219,12 @@ fn take_one(connection: &Connection, arrival: Arrival, here: &Here<'_>) -> Resul
             let row = insert(connection, &common, None, Phase::Finished(State::Succeeded), None)?;
             outbox::add_about(connection, row, at.stream, &here.words.carried_out(&message, &met, here.now))?;
             Ok(Taken::CarriedOut(met))
+        }
+        Door::Order(order) => {
+            let obeyed = processes::obey(connection, &order, here.now)?;
+            let row = insert(connection, &common, None, Phase::Finished(obeyed.state()), None)?;
+            outbox::add_about(connection, row, at.stream, &here.words.obeyed(&message, &obeyed, here.now))?;
+            Ok(Taken::Obeyed(obeyed))
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The journal as a whole: real files, opened again as after a crash.
 
 mod damage;
+mod failures;
 mod records;
 mod shares;
 mod thin;
@@ -94,6 +95,9 @@ impl Words for Said {
     }
     fn carried_out(&self, cancel: &StoredMessage, met: &[Met], _: Timestamp) -> Vec<Report> {
         vec![report(&format!("{} met {}", cancel.at, met.len()))]
+    }
+    fn obeyed(&self, order: &StoredMessage, obeyed: &Obeyed, _: Timestamp) -> Vec<Report> {
+        vec![report(&format!("{} did {:?}", order.at, obeyed.effects))]
     }
 }
 

@@ -114,10 +114,12 @@ impl Journal {
                     return Ok(false);
                 }
                 phase(connection, row)?.next(Step::TryAgain)?;
-                connection
-                    .prepare_cached("UPDATE messages SET phase = ?2, pid = NULL, pid_start = NULL WHERE id = ?1")?
-                    .execute(params![row.0, WAITING])?;
-                outbox::add(connection, &reports)?;
+                let stream: i64 = connection
+                    .prepare_cached(
+                        "UPDATE messages SET phase = ?2, pid = NULL, pid_start = NULL WHERE id = ?1 RETURNING stream",
+                    )?
+                    .query_row(params![row.0, WAITING], |r| r.get(0))?;
+                outbox::add_about(connection, row, stream_of(stream), &reports)?;
                 Ok(true)
             })
             .await

@@ -2,6 +2,7 @@
 //!
 //! Owns the shape of the configuration. Never reads a file or the environment itself; it is handed texts.
 
+use super::directive::{Escalation, Rule};
 use super::name::{NodeName, Sender};
 use super::time::duration_text;
 use config::{Config as Layers, Environment, FileFormat};
@@ -70,6 +71,10 @@ pub struct AgentConfig {
     /// Timeouts by method.
     #[serde(with = "duration_map")]
     pub timeouts: BTreeMap<String, Duration>,
+    /// What is done about failures; the first that applies, ahead of what is built in.
+    pub errors: Vec<Rule>,
+    /// When restarting, or stopping, has not helped.
+    pub escalation: Escalation,
 }
 
 /// What becomes of processes that a command leaves running when it ends.
@@ -95,6 +100,9 @@ pub struct HubConfig {
     pub replicas: usize,
     /// Make a node of each new name that is written to; by default only without credentials.
     pub auto_nodes: Option<bool>,
+    /// A stream that was quiet for so long is tried with a message for nobody: whether the broker still stores.
+    #[serde(with = "duration_text")]
+    pub probe: Duration,
 }
 
 impl Default for Config {
@@ -130,13 +138,21 @@ impl Default for AgentConfig {
             log_dir: None,
             labels: BTreeMap::new(),
             timeouts: BTreeMap::new(),
+            errors: Vec::new(),
+            escalation: Escalation::default(),
         }
     }
 }
 
 impl Default for HubConfig {
     fn default() -> HubConfig {
-        HubConfig { store_bytes: 10 << 30, retention: Duration::from_secs(30 * 86_400), replicas: 1, auto_nodes: None }
+        HubConfig {
+            store_bytes: 10 << 30,
+            retention: Duration::from_secs(30 * 86_400),
+            replicas: 1,
+            auto_nodes: None,
+            probe: Duration::from_secs(300),
+        }
     }
 }
 
@@ -217,6 +233,8 @@ impl Config {
         if self.agent.output_rate < MIN_RATE {
             problems.push(format!("`agent.output_rate` is below {MIN_RATE}"));
         }
+        problems.extend(self.agent.errors.iter().filter_map(Rule::problem));
+        problems.extend(self.agent.escalation.problem());
         if self.hub.retention < Duration::from_secs(60) {
             problems.push("`hub.retention` is below 1m".to_owned());
         }

@@ -121,10 +121,27 @@ codes! {
     Journal = "journal",
     /// A record of edgeward's own on the broker does not parse.
     BadRecord = "bad_record",
+    /// Messages that their node has not taken will soon reach the time until which they may begin.
+    ExpiresSoon = "expires_soon",
     /// A stream is filling up.
     StreamFull = "stream_full",
+    /// The broker stores nothing in a stream, since its disk was full: make room, then restart nats-server.
+    StreamWriteDead = "stream_write_dead",
     /// The broker refuses what edgeward's rights should allow.
     Permission = "permission",
+    /// A part of the agent failed and was started again.
+    PartFailed = "part_failed",
+    /// A process is stopped because it failed; its messages stay queued.
+    ProcessStopped = "process_stopped",
+    /// The agent ends because of a failure and is not started again.
+    Shutdown = "shutdown",
+}
+
+impl Code {
+    /// True for the failure of a try: of the process, not of its message.
+    pub fn is_of_a_try(self) -> bool {
+        matches!(self, Code::Failed | Code::TimedOut | Code::Panicked)
+    }
 }
 
 impl fmt::Display for Code {
@@ -133,8 +150,8 @@ impl fmt::Display for Code {
     }
 }
 
-/// What an error kernel decides about a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What an error kernel decides about a failure; later ones weigh more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Directive {
     /// Go on.
@@ -147,6 +164,19 @@ pub enum Directive {
     Stop,
     /// End the agent, for systemd not to restart.
     Shutdown,
+}
+
+impl Directive {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Directive::Continue => "continue",
+            Directive::Retry => "retry",
+            Directive::Restart => "restart",
+            Directive::Stop => "stop",
+            Directive::Shutdown => "shutdown",
+        }
+    }
 }
 
 /// One failure.
@@ -174,6 +204,10 @@ pub struct ErrorEvent {
     pub at: Timestamp,
     /// What was decided.
     pub directive: Option<Directive>,
+    /// How many failures of this code, process and severity it stands for, where they came too fast to be told one by
+    /// one; the last of them is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
 }
 
 impl ErrorEvent {
@@ -192,6 +226,7 @@ impl ErrorEvent {
             attempt: None,
             at,
             directive: None,
+            count: None,
         }
     }
 

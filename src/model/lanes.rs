@@ -188,6 +188,11 @@ impl Lanes {
         self.refresh_all();
     }
 
+    /// True where this process is stopped.
+    pub fn is_stopped(&self, method: &MethodName) -> bool {
+        self.stopped.contains(method)
+    }
+
     /// How many messages run.
     pub fn running(&self) -> usize {
         self.total_running

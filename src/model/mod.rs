@@ -2,6 +2,7 @@
 
 pub mod admit;
 pub mod config;
+pub mod directive;
 pub mod error_event;
 pub mod header;
 pub mod id;
@@ -11,6 +12,7 @@ pub mod lanes;
 pub mod message;
 pub mod name;
 pub mod node;
+pub mod pattern;
 pub mod policy;
 pub mod process;
 pub mod record;

@@ -172,6 +172,56 @@ pub struct ProcessFacts {
     /// Messages that it runs now.
     #[serde(default)]
     pub running: u32,
+    /// Who stopped it, or why it was stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_by: Option<String>,
+    /// When it was last stopped, started or restarted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_at: Option<Timestamp>,
+    /// How often it was restarted.
+    #[serde(default)]
+    pub restarts: u64,
+    /// How many tries have failed within [`FAILURE_WINDOW`].
+    #[serde(default)]
+    pub failures: u64,
+    /// Its last failure: `<code>: <message>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// When that was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error_at: Option<Timestamp>,
+}
+
+impl ProcessFacts {
+    /// A process that was never stopped and never failed.
+    pub fn new(name: &str, is_stopped: bool, running: u32) -> ProcessFacts {
+        ProcessFacts {
+            name: name.to_owned(),
+            state: if is_stopped { "stopped" } else { "running" }.to_owned(),
+            running,
+            stopped_by: None,
+            changed_at: None,
+            restarts: 0,
+            failures: 0,
+            last_error: None,
+            last_error_at: None,
+        }
+    }
+}
+
+/// How far back a process's failures are counted.
+pub const FAILURE_WINDOW: Duration = Duration::from_secs(600);
+
+/// How a node's link was when that last changed; kept in its journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkNote {
+    /// True while connected.
+    pub up: bool,
+    /// Since when, by the node's own clock.
+    pub since: Timestamp,
+    /// What went wrong last.
+    #[serde(default)]
+    pub error: Option<String>,
 }
 
 /// A lane with something in it.

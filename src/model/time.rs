@@ -173,6 +173,55 @@ impl fmt::Display for StartBy {
     }
 }
 
+/// Where a look back into the past begins: `24h` (ago), or a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Since {
+    /// So long ago.
+    Ago(Duration),
+    /// At this time.
+    At(Timestamp),
+}
+
+impl Since {
+    /// The moment, as seen from `now`.
+    pub fn begin(self, now: Timestamp) -> Timestamp {
+        match self {
+            Since::Ago(duration) => now.minus(duration),
+            Since::At(time) => time,
+        }
+    }
+
+    /// How long before `now` that is; zero where it is not past.
+    pub fn back(self, now: Timestamp) -> Duration {
+        now.since(self.begin(now))
+    }
+}
+
+impl std::str::FromStr for Since {
+    type Err = BadTime;
+    fn from_str(text: &str) -> Result<Since, BadTime> {
+        if let Ok(duration) = parse_duration(text) {
+            return Ok(Since::Ago(duration));
+        }
+        // A day begins with its first second, UTC.
+        let day = text.trim().len() == 10;
+        let time = if day { format!("{}T00:00:00Z", text.trim()) } else { text.to_owned() };
+        let wanted = "a duration (30s, 5m, 2h), a day (2026-11-23) or a time (2026-11-23T21:00:00Z)";
+        time.parse().map(Since::At).map_err(|_| BadTime::new(text, wanted))
+    }
+}
+
+impl fmt::Display for Since {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Since::Ago(duration) => write!(f, "the last {}", rough(*duration)),
+            Since::At(time) => {
+                write!(f, "the time since {}", time.to_datetime().to_rfc3339_opts(SecondsFormat::Secs, true))
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,6 +253,22 @@ mod tests {
         let at: StartBy = "2026-01-01T00:00:00Z".parse().unwrap();
         assert_eq!(at.deadline(stored), "2026-01-01T00:00:00Z".parse().unwrap());
         assert!("soon".parse::<StartBy>().is_err());
+    }
+
+    #[test]
+    fn a_look_back_begins_at_an_age_a_day_or_a_time() {
+        let now: Timestamp = "2026-11-23T21:00:00Z".parse().unwrap();
+        for (text, begin) in [
+            ("1h", "2026-11-23T20:00:00Z"),
+            ("2026-11-22", "2026-11-22T00:00:00Z"),
+            ("2026-11-23T20:30:00+01:00", "2026-11-23T19:30:00Z"),
+        ] {
+            assert_eq!(text.parse::<Since>().unwrap().begin(now), begin.parse().unwrap(), "{text}");
+        }
+        assert_eq!("2027-01-01".parse::<Since>().unwrap().back(now), Duration::ZERO);
+        for bad in ["yesterday", "5", "2026-13-01", "2026-11-2x", ""] {
+            assert!(bad.parse::<Since>().unwrap_err().to_string().contains("a duration (30s"), "{bad}");
+        }
     }
 
     proptest! {

@@ -12,7 +12,7 @@ use super::records::read_records;
 use super::send::{Delivery, Draft, SendOptions, send};
 use super::view::{Row, View};
 use super::watch::Watch;
-use crate::broker::{Broker, BrokerError, From as Begin, RawMessage};
+use crate::broker::{Broker, BrokerError, From as Begin, LAST_SUBJECTS, RawMessage};
 use crate::model::header::id_of;
 use crate::model::id::{IdRef, MessageId, MsgRef, StreamSeq};
 use crate::model::message::{Kind, StreamKind};
@@ -144,7 +144,7 @@ async fn open_since(
     let begin = acks.now.minus(since);
     let mut view = View::new(stored_since(broker, whose, node, begin).await?);
     view.set_records_stream(&acks);
-    read_records(broker, &mut view, whose, node, begin).await?;
+    read_records(broker, &mut view, whose.as_str(), node, begin).await?;
     for (node, facts) in statuses(broker, &view.open_nodes()).await? {
         view.set_node(node, facts);
     }
@@ -248,10 +248,8 @@ impl CancelReader {
     }
 
     async fn drop_answered(&mut self, broker: &Broker) -> Result<(), BrokerError> {
-        /// The broker answers for at most 1,024 subjects.
-        const SUBJECTS: usize = 512;
         let subjects: Vec<String> = self.unanswered.keys().cloned().collect();
-        for some in subjects.chunks(SUBJECTS) {
+        for some in subjects.chunks(LAST_SUBJECTS) {
             let page = broker.read_last(&broker.names().record_stream(RecordStream::Acks), some).await?;
             for answer in page.messages {
                 self.unanswered.remove(&answer.subject);

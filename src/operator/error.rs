@@ -1,5 +1,6 @@
 //! What can go wrong for an operator besides sending (see `send`).
 
+use super::export::Unsendable;
 use crate::broker::BrokerError;
 use crate::model::id::{IdRef, MessageId};
 use crate::model::time::rough;
@@ -30,6 +31,47 @@ pub enum OperatorError {
     /// `last` needs to know whose.
     #[error("`last` is the newest message of a sender, and no sender is known")]
     NoSender,
+    /// The stream does not hold the message any more, and with it went its body.
+    #[error("the message `{id}` is not in the stream any more")]
+    Gone {
+        /// Its name.
+        id: IdRef,
+    },
+    /// The stream does not hold all of a range.
+    #[error("the stream holds messages from {first} to {last}; the range goes beyond that")]
+    OutOfRange {
+        /// The first that is there.
+        first: IdRef,
+        /// The last.
+        last: IdRef,
+    },
+    /// A range has nothing to be sent again.
+    #[error("the range has no message to be sent again{}", others(*.of_others))]
+    EmptyRange {
+        /// Messages in it that are not the sender's.
+        of_others: usize,
+    },
+    /// More than one call may send again.
+    #[error("that is more than {most} messages or {} MiB at once; take a part of it", .most_bytes >> 20)]
+    TooMuch {
+        /// The most messages.
+        most: usize,
+        /// The most bytes of bodies.
+        most_bytes: usize,
+    },
+    /// No target of a call ended without success.
+    #[error("the message `{id}` failed nowhere")]
+    NothingFailed {
+        /// The message.
+        id: IdRef,
+    },
+    /// A message cannot be sent again.
+    #[error(transparent)]
+    Unsendable(#[from] Unsendable),
+}
+
+fn others(count: usize) -> String {
+    if count == 0 { String::new() } else { format!(": its {count} messages are of other senders") }
 }
 
 fn looked(back: Option<Duration>) -> String {

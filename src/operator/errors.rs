@@ -9,7 +9,7 @@ use crate::model::error_event::{ErrorEvent, Severity};
 use crate::model::id::StreamSeq;
 use crate::model::name::NodeName;
 use crate::model::subject::RecordStream;
-use crate::model::time::Timestamp;
+use crate::model::time::{Since, Timestamp};
 use futures::FutureExt;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -53,17 +53,17 @@ pub struct ErrorLog {
 }
 
 impl ErrorLog {
-    /// From `since` ago on. With `follow` it does not end with what is there now.
+    /// From `since` on. With `follow` it does not end with what is there now.
     pub async fn open(
         broker: &Broker,
         filter: ErrorFilter,
-        since: Duration,
+        since: Since,
         follow: bool,
     ) -> Result<ErrorLog, OperatorError> {
         let follower =
             if follow { Some(broker.follow(&format!("{}.error.>", broker.names().prefix())).await?) } else { None };
         let now = stream_facts(broker, &broker.names().record_stream(RecordStream::Errors)).await?.now;
-        let next = Begin::Time(now.minus(since));
+        let next = Begin::Time(since.begin(now));
         Ok(ErrorLog { broker: broker.clone(), filter, follower, next, ready: VecDeque::new(), at_end: false })
     }
 

@@ -4,7 +4,7 @@
 
 use super::error::OperatorError;
 use super::pages::each_message;
-use crate::broker::{Broker, BrokerError, From as Begin, RawMessage};
+use crate::broker::{Broker, BrokerError, From as Begin, LAST_SUBJECTS, RawMessage};
 use crate::model::id::StreamSeq;
 use crate::model::name::{NodeName, near};
 use crate::model::node::{Contact, Spec, Status};
@@ -14,9 +14,6 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-
-/// Subjects asked for at once: the broker answers for at most 1,024.
-const SUBJECTS: usize = 512;
 
 /// What is known of one node.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -40,7 +37,7 @@ impl NodeFacts {
         self.status.as_ref().map(|(_, stored_at)| *stored_at)
     }
 
-    fn take(&mut self, key: NodeKey, raw: &RawMessage) {
+    pub(super) fn take(&mut self, key: NodeKey, raw: &RawMessage) {
         match key {
             NodeKey::Spec => self.spec = serde_json::from_slice(&raw.body).ok(),
             NodeKey::Status => self.status = serde_json::from_slice(&raw.body).ok().map(|s| (s, raw.stored_at)),
@@ -104,29 +101,44 @@ pub async fn nodes(broker: &Broker) -> Result<BTreeMap<String, NodeFacts>, Opera
     Ok(all)
 }
 
-/// The last `status` of these nodes, where they have one.
-pub(super) async fn statuses(broker: &Broker, nodes: &[String]) -> Result<Vec<(String, NodeFacts)>, BrokerError> {
-    read_keys(broker, NodeKey::Status, nodes).await
+/// All that is known of one node.
+pub async fn node(broker: &Broker, node: &NodeName) -> Result<NodeFacts, OperatorError> {
+    let keys = [NodeKey::Spec, NodeKey::Status, NodeKey::Hello];
+    Ok(read_keys(broker, &keys, &[node.to_string()]).await?.remove(node.as_str()).unwrap_or_default())
 }
 
-async fn read_keys(broker: &Broker, key: NodeKey, nodes: &[String]) -> Result<Vec<(String, NodeFacts)>, BrokerError> {
+/// The last `status` of these nodes, where they have one.
+pub(super) async fn statuses(broker: &Broker, nodes: &[String]) -> Result<Vec<(String, NodeFacts)>, BrokerError> {
+    Ok(read_keys(broker, &[NodeKey::Status], nodes).await?.into_iter().collect())
+}
+
+/// The last `spec` and `status` of these nodes, where they have one.
+pub(super) async fn facts_of(broker: &Broker, nodes: &[String]) -> Result<BTreeMap<String, NodeFacts>, BrokerError> {
+    read_keys(broker, &[NodeKey::Spec, NodeKey::Status], nodes).await
+}
+
+async fn read_keys(
+    broker: &Broker,
+    keys: &[NodeKey],
+    nodes: &[String],
+) -> Result<BTreeMap<String, NodeFacts>, BrokerError> {
     let names = broker.names();
-    let mut found = Vec::new();
-    for some in nodes.chunks(SUBJECTS) {
-        let subjects: Vec<String> = some.iter().map(|node| names.node_key(key, node)).collect();
-        let page = broker.read_last(&names.record_stream(RecordStream::Nodes), &subjects).await?;
+    let mut found: BTreeMap<String, NodeFacts> = BTreeMap::new();
+    let subjects: Vec<String> =
+        nodes.iter().flat_map(|node| keys.iter().map(|key| names.node_key(*key, node))).collect();
+    for some in subjects.chunks(LAST_SUBJECTS) {
+        let page = broker.read_last(&names.record_stream(RecordStream::Nodes), some).await?;
         for raw in page.messages {
             if let Some((key, node)) = read_key(broker, &raw.subject) {
-                let mut facts = NodeFacts::default();
-                facts.take(key, &raw);
-                found.push((node.to_owned(), facts));
+                found.entry(node.to_owned()).or_default().take(key, &raw);
             }
         }
     }
     Ok(found)
 }
 
-fn read_key<'a>(broker: &Broker, subject: &'a str) -> Option<(NodeKey, &'a str)> {
+/// Which key of which node a subject of the bucket is.
+pub(super) fn read_key<'a>(broker: &Broker, subject: &'a str) -> Option<(NodeKey, &'a str)> {
     let key = subject.strip_prefix("$KV.")?.strip_prefix(&broker.names().bucket())?.strip_prefix('.')?;
     let (first, node) = key.split_once('.')?;
     let key = [NodeKey::Spec, NodeKey::Status, NodeKey::Hello].into_iter().find(|k| k.as_str() == first)?;
@@ -145,11 +157,9 @@ pub struct UnknownNode {
 /// Those of `wanted` that the hub has no `spec` of and that never asked in.
 pub async fn unknown_nodes(broker: &Broker, wanted: &[NodeName]) -> Result<Vec<UnknownNode>, OperatorError> {
     let texts: Vec<String> = wanted.iter().map(ToString::to_string).collect();
-    let specs = read_keys(broker, NodeKey::Spec, &texts).await?;
-    let missing: Vec<&NodeName> = wanted
-        .iter()
-        .filter(|node| !specs.iter().any(|(known, f)| known == node.as_str() && f.spec.is_some()))
-        .collect();
+    let specs = read_keys(broker, &[NodeKey::Spec], &texts).await?;
+    let is_known = |node: &NodeName| specs.get(node.as_str()).is_some_and(|facts| facts.spec.is_some());
+    let missing: Vec<&NodeName> = wanted.iter().filter(|node| !is_known(node)).collect();
     if missing.is_empty() {
         return Ok(Vec::new());
     }

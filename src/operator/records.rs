@@ -7,7 +7,7 @@ use super::pages::each_message;
 use super::view::View;
 use crate::broker::{Broker, BrokerError, From as Begin, RawMessage};
 use crate::model::id::{MessageId, MsgRef, StreamSeq};
-use crate::model::name::{NodeName, Sender, Target};
+use crate::model::name::{NodeName, Target};
 use crate::model::record::Record;
 use crate::model::subject::{Names, RecordClass, RecordStream, RecordSubject};
 use crate::model::time::Timestamp;
@@ -91,10 +91,11 @@ impl RecordReader {
 }
 
 /// Reads all records of a sender's messages on one node or on any, stored since `begin`, into the view that holds them.
+/// What a message wrote is kept of those alone that the view holds: of the others only copies need to know the state.
 pub(super) async fn read_records(
     broker: &Broker,
     view: &mut View,
-    from: &Sender,
+    from: &str,
     node: Option<&NodeName>,
     begin: Timestamp,
 ) -> Result<(), BrokerError> {
@@ -103,7 +104,10 @@ pub(super) async fn read_records(
     for class in CLASSES {
         let pattern = format!("{}.{}.{node}.{from}.>", names.prefix(), class.as_str());
         each_message(broker, &names.record_stream(RecordStream::Acks), &pattern, Begin::Time(begin), |raw| {
-            take_record(names, view, &raw);
+            if let Some((class, subject, about, record)) = parse_record(names, &raw) {
+                let record = if view.holds(about) { record } else { record.without_output() };
+                view.add(class, &subject.node, raw.seq, about, record);
+            }
             ControlFlow::Continue(())
         })
         .await?;
@@ -111,12 +115,18 @@ pub(super) async fn read_records(
     Ok(())
 }
 
-/// Puts a record into the view; `None` where it does not read as one.
-fn take_record(names: &Names, view: &mut View, raw: &RawMessage) -> Option<(RecordClass, RecordSubject, MsgRef)> {
+/// A record as it is stored, with the message that it is about; `None` where it does not read as one.
+pub(super) fn parse_record(names: &Names, raw: &RawMessage) -> Option<(RecordClass, RecordSubject, MsgRef, Record)> {
     let (class, subject) = names.parse_record(&raw.subject)?;
     let record: Record = serde_json::from_slice(&raw.body).ok()?;
     let stream = names.stream_kind(&record.stream)?;
     let about = MsgRef { stream, seq: record.seq, stored_at: record.stored_at };
+    Some((class, subject, about, record))
+}
+
+/// Puts a record into the view; `None` where it does not read as one.
+fn take_record(names: &Names, view: &mut View, raw: &RawMessage) -> Option<(RecordClass, RecordSubject, MsgRef)> {
+    let (class, subject, about, record) = parse_record(names, raw)?;
     view.add(class, &subject.node, raw.seq, about, record);
     Some((class, subject, about))
 }

@@ -73,6 +73,17 @@ impl Row<'_> {
         self.state.is_terminal() || self.state == State::Unknown
     }
 
+    /// Since when it is in its state, as far as that is told.
+    pub fn since(&self) -> Option<Timestamp> {
+        let told = |of: fn(&Record) -> Option<Timestamp>| self.record.and_then(of);
+        match self.state {
+            State::Queued => Some(self.message.at.stored_at),
+            State::Delivered => told(|record| record.received_at),
+            State::Running | State::Retrying => told(|record| record.started_at),
+            _ => told(|record| record.finished_at),
+        }
+    }
+
     /// True where the node does not answer now, so that waiting may take for ever.
     pub fn is_out_of_contact(&self) -> bool {
         !matches!(self.contact, None | Some(Contact::InContact))
@@ -111,6 +122,12 @@ impl View {
     pub fn push(&mut self, message: Message) {
         self.known.insert(message.at);
         self.messages.push(message);
+    }
+
+    /// Keeps these messages only.
+    pub fn retain(&mut self, keep: impl Fn(&Message) -> bool) {
+        self.messages.retain(keep);
+        self.known = self.messages.iter().map(|message| message.at).collect();
     }
 
     /// True where the message stored there is one of these.

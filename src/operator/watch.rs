@@ -8,17 +8,21 @@ use super::error::OperatorError;
 use super::find::{Call, message_at};
 use super::message::Message;
 use super::nodes::{statuses, stream_facts};
+use super::pages::each_message;
 use super::records::{CLASSES, RecordReader};
 use super::send::Sent;
 use super::view::{Behind, View};
-use crate::broker::{Broker, BrokerError, Follower, Link, RawMessage};
-use crate::model::id::{IdRef, MessageId};
+use crate::broker::{Broker, BrokerError, Follower, From as Begin, Link, RawMessage};
+use crate::model::id::{IdRef, MessageId, StreamSeq};
 use crate::model::jitter::Backoff;
+use crate::model::message::StreamKind;
 use crate::model::record::Record;
 use crate::model::subject::{RecordClass, RecordStream, RecordSubject};
 use crate::model::time::Timestamp;
 use futures::stream::{self, BoxStream, SelectAll};
 use futures::{FutureExt, StreamExt};
+use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -32,9 +36,13 @@ const FIRST_READ: Duration = Duration::from_millis(100);
 /// How long a message that was just stored is asked for: a follower of a cluster may not have it yet.
 const SETTLE: Duration = Duration::from_secs(5);
 
+/// More messages of one call than this are read in pages.
+const FEW: usize = 16;
+
 /// One call being watched.
 pub struct Watch {
     broker: Broker,
+    from: String,
     view: View,
     reader: RecordReader,
     cancels: CancelReader,
@@ -63,6 +71,7 @@ impl Watch {
         link.mark_unchanged();
         Ok(Watch {
             broker: broker.clone(),
+            from: from.to_owned(),
             view: View::new(Vec::new()),
             reader: RecordReader::new(from, id),
             cancels: CancelReader::default(),
@@ -84,10 +93,16 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Adds a message that was just stored, once the broker serves it.
-    pub async fn add_sent(&mut self, sent: &Sent) -> Result<(), OperatorError> {
-        let message = served(&self.broker, sent).await?;
-        self.view.push(message);
+    /// Adds messages that were just stored, once the broker serves them.
+    pub async fn add_sent(&mut self, sent: &[Sent]) -> Result<(), OperatorError> {
+        let mut read = if sent.len() > FEW { read_sent(&self.broker, &self.from, sent).await? } else { HashMap::new() };
+        for one in sent {
+            let message = match read.remove(&(one.stream, one.seq)) {
+                Some(message) => message,
+                None => served(&self.broker, one).await?,
+            };
+            self.view.push(message);
+        }
         self.ticks.reset_after(FIRST_READ);
         Ok(())
     }
@@ -168,6 +183,32 @@ impl Watch {
         let record: Record = serde_json::from_slice(&raw.body).ok()?;
         record.started_at.filter(|_| record.seq == head.at.seq)
     }
+}
+
+/// Those of these messages that the broker serves already, read in pages.
+async fn read_sent(
+    broker: &Broker,
+    from: &str,
+    sent: &[Sent],
+) -> Result<HashMap<(StreamKind, StreamSeq), Message>, BrokerError> {
+    let wanted: HashSet<(StreamKind, StreamSeq)> = sent.iter().map(|one| (one.stream, one.seq)).collect();
+    let mut found = HashMap::new();
+    for stream in StreamKind::ALL {
+        let seqs = || sent.iter().filter(|one| one.stream == stream).map(|one| one.seq);
+        let (Some(first), Some(last)) = (seqs().min(), seqs().max()) else { continue };
+        let filter = format!("{}.msg.*.*.{from}.>", broker.names().prefix());
+        each_message(broker, &broker.names().stream(stream), &filter, Begin::Seq(first), |raw| {
+            if raw.seq > last {
+                return ControlFlow::Break(());
+            }
+            if wanted.contains(&(stream, raw.seq)) {
+                found.insert((stream, raw.seq), Message::read(broker.names(), stream, &raw));
+            }
+            ControlFlow::Continue(())
+        })
+        .await?;
+    }
+    Ok(found)
 }
 
 /// The message as the broker serves it; right after storing, a cluster may need a moment.

@@ -3,10 +3,11 @@
 //! All of it is rolled beforehand. One task for each thing that can fail carries out its share, brings the thing back
 //! when all is to heal, and watches that nothing ends which nobody killed.
 
+use super::brokers::Wire;
 use super::dice::Dice;
-use super::harness::{Link, Process, Proxy, TestBroker};
+use super::harness::{Link, Process, SmallDisk};
 use super::options::Options;
-use super::place::{Clock, SmallDisk};
+use super::place::Clock;
 use edgeward::killpoint::{Point, VARIABLE};
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
@@ -47,7 +48,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    fn count(&self, kind: &str) {
+    pub fn count(&self, kind: &str) {
         *self.tally.lock().unwrap().faults.entry(kind.to_owned()).or_default() += 1;
     }
 
@@ -55,14 +56,14 @@ impl Shared {
         self.tally.lock().unwrap().kills.entry(name.to_owned()).or_default().push(now());
     }
 
-    fn reached(&self, stage: Stage) -> impl Future<Output = ()> + Send + use<> {
+    pub fn reached(&self, stage: Stage) -> impl Future<Output = ()> + Send + use<> {
         let mut stages = self.stage.clone();
         // The sender outlives all tasks.
         async move { drop(stages.wait_for(|now| *now >= stage).await) }
     }
 
     /// Waits for a moment of the plan; `false` where everything is to heal before.
-    fn wait(&self, when: Duration) -> impl Future<Output = bool> + Send + use<> {
+    pub fn wait(&self, when: Duration) -> impl Future<Output = bool> + Send + use<> {
         let (due, rest) = (sleep_until(self.start + when), self.reached(Stage::Rest));
         async move {
             tokio::select! {
@@ -242,30 +243,13 @@ async fn watch_over(
     process.start();
 }
 
-/// Carries out the kills of the broker, and gives it back.
-pub async fn haunt_broker(mut broker: TestBroker, kills: Vec<Kill>, shared: Shared) -> TestBroker {
-    for kill in kills {
-        if !shared.wait(kill.when).await {
-            break;
-        }
-        broker.server.kill().await.unwrap();
-        shared.count("broker_kill");
-        sleep(kill.down).await;
-        while let Err(error) = broker.server.restart().await {
-            eprintln!("the broker does not come back yet: {error}");
-        }
-    }
-    shared.reached(Stage::Over).await;
-    broker
-}
-
 /// Carries out the faults of one link, and heals it.
-pub async fn spoil(proxy: Arc<Proxy>, faults: Vec<Bad>, shared: Shared) {
+pub async fn spoil(wire: Arc<Wire>, faults: Vec<Bad>, shared: Shared) {
     for fault in faults {
         if !shared.wait(fault.when).await {
             break;
         }
-        proxy.set(fault.link);
+        wire.set(fault.link);
         shared.count(match fault.link {
             Link::Cut => "link_cut",
             Link::Stalled => "link_stalled",
@@ -278,9 +262,9 @@ pub async fn spoil(proxy: Arc<Proxy>, faults: Vec<Bad>, shared: Shared) {
             () = sleep_until(end) => {}
             () = shared.reached(Stage::Rest) => {}
         }
-        proxy.set(Link::Open);
+        wire.set(Link::Open);
     }
-    proxy.set(Link::Open);
+    wire.set(Link::Open);
 }
 
 /// Fills a disk now and then.

@@ -3,6 +3,9 @@
 //! Pure. Every rule looks at the whole history and says what breaks it; none trusts another. Its own tests are in
 //! `tests/it/faults.rs`.
 
+#[path = "cancels.rs"]
+mod cancels;
+
 use super::history::{At, Class, Expect, History, Mark, Record, Sent, Stored, Stream};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -17,6 +20,10 @@ pub struct Violation {
     pub text: String,
 }
 
+/// Commands die with their agent: each kill of one excuses an `interrupted`, or another try where the message allows it,
+/// of what ran then. Once they outlive it this is `false`, and both are violations.
+pub const RUNS_DIE_WITH_THEIR_AGENT: bool = true;
+
 /// A run that ends `interrupted` must have had a kill between these bounds around its life, in ns.
 const KILL_SLACK: i64 = 2_000_000_000;
 
@@ -26,6 +33,7 @@ pub fn check(history: &History) -> Vec<Violation> {
     check.what_was_sent_is_stored_once();
     check.every_message_has_one_fate();
     check.fates_are_those_that_were_meant();
+    check.cancels_are_carried_out();
     check.runs_are_counted();
     check.lanes_are_in_order();
     check.outputs_are_true();
@@ -153,17 +161,20 @@ impl<'a> Check<'a> {
     }
 
     fn fates_are_those_that_were_meant(&mut self) {
+        let cancels = self.cancels();
         for (stored, sent) in self.originals() {
             let Some(record) = self.fate(stored.at) else { continue };
+            let asked = cancels.get(&stored.at).map_or(&[][..], Vec::as_slice);
+            let is_last_try = asked.iter().any(|(cancel, _)| self.fate(cancel.at).is_some_and(cancels::met_it_running));
             let Some(sent) = sent else {
                 if record.state != "succeeded" {
                     self.found("a wrong end", &stored.id, format!("{} ended {}", stored.subject, record.state));
                 }
                 continue;
             };
-            if record.state == "interrupted" && !sent.rerun {
+            if record.state == "interrupted" && !sent.rerun && RUNS_DIE_WITH_THEIR_AGENT {
                 self.is_interrupted_by_a_kill(stored, record);
-            } else if !is_meant(sent, record) {
+            } else if !(is_own_end(sent, record, is_last_try) || record.state == "cancelled" && !asked.is_empty()) {
                 let Record { state, code, attempt, .. } = record;
                 let text = format!("{state} {code} at attempt {attempt}, meant was {:?}", sent.expect);
                 self.found("a wrong end", &stored.id, text);
@@ -206,14 +217,18 @@ impl<'a> Check<'a> {
                 for (attempt, times) in tries.iter().filter(|(_, times)| **times > 1) {
                     self.found("ran twice", id, format!("attempt {attempt} ran {times} times on {node}"));
                 }
-                let crashes = if sent.rerun { self.kills(node).len() } else { 0 };
+                let may_crash = sent.rerun && RUNS_DIE_WITH_THEIR_AGENT;
+                let crashes = if may_crash { self.kills(node).len() } else { 0 };
                 let allowed = 1 + sent.retries as usize + crashes;
                 if tries.len() > allowed {
                     self.found("ran twice", id, format!("{} tries on {node}, {allowed} allowed", tries.len()));
                 }
-                let state = self.fate(stored.at).map_or("", |record| &record.state);
-                if matches!(state, "refused" | "expired" | "cancelled" | "undeliverable") {
-                    self.found("ran although it was not to", id, format!("{state}, but it ran on {node}"));
+                let Some(record) = self.fate(stored.at) else { continue };
+                let Record { state, attempt, .. } = record;
+                let is_beyond = tries.last_key_value().is_some_and(|(last, _)| last > attempt);
+                if is_beyond || matches!(&**state, "refused" | "expired" | "undeliverable") {
+                    let text = format!("{state} at attempt {attempt}, but tries {:?} ran on {node}", tries.keys());
+                    self.found("ran although it was not to", id, text);
                 }
             }
         }
@@ -228,32 +243,23 @@ impl<'a> Check<'a> {
             .collect();
         for (node, marks) in &self.history.marks {
             let mut lanes: HashMap<(&str, &str, &str), &Mark> = HashMap::new();
-            let ended: BTreeSet<(&str, u32)> = BTreeSet::new();
-            let mut ended = ended;
             for mark in marks {
+                let Some(stored) = places.get(&(node, &mark.id)) else { continue };
+                let lane = (&*stored.from, &*stored.method, &*stored.lane);
                 if mark.is_end {
-                    ended.insert((&mark.id, mark.attempt));
+                    // Also what was stopped or timed out is gone before the lane goes on.
+                    let now = lanes.get(&lane).filter(|now| (&now.id, now.attempt) != (&mark.id, mark.attempt));
+                    if let Some(now) = now {
+                        let text = format!("it began on {node} while {} ran", mark.id);
+                        self.found("two at once in a lane", &now.id, text);
+                    }
                     continue;
                 }
-                let Some(stored) = places.get(&(node, &mark.id)) else { continue };
-                let before = lanes.insert((&stored.from, &stored.method, &stored.lane), mark);
-                let Some((before, mark_before)) = before.and_then(|mark| Some((places.get(&(node, &mark.id))?, mark)))
-                else {
-                    continue;
-                };
-                if before.at > stored.at {
+                let before = lanes.insert(lane, mark).and_then(|mark| places.get(&(node, &mark.id)));
+                if let Some(before) = before.filter(|before| before.at > stored.at) {
                     let text =
                         format!("{} ran after {} on {node}: {} {}", stored.at.seq, before.at.seq, mark.id, before.id);
                     self.found("out of order", &mark.id, text);
-                }
-                let fate = self.fate(before.at);
-                let ran_to_its_end = fate.is_some_and(|record| {
-                    matches!(&*record.state, "succeeded" | "failed") && record.attempt == mark_before.attempt
-                });
-                if before.at != stored.at && ran_to_its_end && !ended.contains(&(&*mark_before.id, mark_before.attempt))
-                {
-                    let text = format!("it began on {node} while {} ran", before.id);
-                    self.found("two at once in a lane", &mark.id, text);
                 }
             }
         }
@@ -309,10 +315,14 @@ impl<'a> Check<'a> {
             }
         }
         for (stored, _) in events {
-            let succeeded = self.fate(stored.at).is_some_and(|record| record.state == "succeeded");
+            let Some(record) = self.fate(stored.at) else { continue };
             let lines = self.history.logs.get(&stored.to);
-            if succeeded && !lines.is_some_and(|lines| lines.iter().any(|line| line.id == stored.id)) {
+            let is_logged = lines.is_some_and(|lines| lines.iter().any(|line| line.id == stored.id));
+            if record.state == "succeeded" && !is_logged {
                 self.found("a wrong output", &stored.id, "succeeded, but it is in no log");
+            }
+            if record.attempt == 0 && is_logged {
+                self.found("ran although it was not to", &stored.id, format!("{}, but it is logged", record.state));
             }
         }
     }
@@ -358,15 +368,19 @@ impl<'a> Check<'a> {
     }
 }
 
-/// True where a message may end like this although nothing interrupted it.
-fn is_meant(sent: &Sent, record: &Record) -> bool {
+/// True where a message may end like this by itself, although nothing interrupted it. `is_last_try`: it was cancelled as it
+/// ran, so that no other try followed.
+fn is_own_end(sent: &Sent, record: &Record, is_last_try: bool) -> bool {
+    let Record { attempt, .. } = *record;
     let state = record.state.as_str();
+    let failed = |code: i64| state == "failed" && record.exit_code == Some(code);
+    let may_crash = sent.rerun && RUNS_DIE_WITH_THEIR_AGENT;
     match &sent.expect {
-        Expect::Success => state == "succeeded" && (sent.rerun || record.attempt == 1),
-        Expect::Exit(code) => {
-            state == "failed" && record.exit_code == Some(*code) && record.attempt == 1 + sent.retries
+        Expect::Success => state == "succeeded" && (may_crash || attempt == 1),
+        Expect::Exit(code) => failed(*code) && (attempt == 1 + sent.retries || is_last_try && attempt <= sent.retries),
+        Expect::SuccessAt(good) => {
+            state == "succeeded" && attempt == *good || is_last_try && failed(cancels::NOT_YET) && attempt < *good
         }
-        Expect::SuccessAt(attempt) => state == "succeeded" && record.attempt == *attempt,
         Expect::Timeout => state == "timed_out",
         Expect::StartBy => matches!(state, "succeeded" | "expired"),
         Expect::Refused(code) => state == "refused" && record.code == *code,

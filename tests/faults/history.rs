@@ -48,6 +48,8 @@ pub struct Sent {
     pub retries: u32,
     /// It may run again after a crash.
     pub rerun: bool,
+    /// The message that it cancels, by sender and id, where it is a cancel.
+    pub cancels: Option<(String, String)>,
     /// Bytes of output after its first line.
     pub extra_output: u64,
     /// How often it was to be stored.
@@ -187,11 +189,13 @@ impl History {
         message.kind == "command" && self.nodes.contains(&message.from) && !copies.contains_key(&message.at)
     }
 
-    /// Everything that is known about a message, one line each.
+    /// Everything that is known about a message and its cancels, one line each.
     pub fn tell(&self, id: &str) -> Vec<String> {
-        let mut lines: Vec<String> =
-            self.sent.iter().filter(|one| one.id == id).map(|one| format!("sent: {one:?}")).collect();
-        let stored: Vec<&Stored> = self.stored.iter().filter(|one| one.id == id).collect();
+        let concerns = |one: &&Sent| one.id == id || one.cancels.as_ref().is_some_and(|(_, cancelled)| cancelled == id);
+        let sent: Vec<&Sent> = self.sent.iter().filter(concerns).collect();
+        let mut lines: Vec<String> = sent.iter().map(|one| format!("sent: {one:?}")).collect();
+        let is_named = |stored: &&Stored| stored.id == id || sent.iter().any(|one| one.id == stored.id);
+        let stored: Vec<&Stored> = self.stored.iter().filter(is_named).collect();
         let is_about = |at: At| stored.iter().any(|one| one.at == at);
         lines.extend(stored.iter().map(|one| format!("stored: {one:?}")));
         for record in self.records.iter().filter(|one| is_about(one.about)) {

@@ -41,10 +41,11 @@ pub struct Planned {
 /// Everything that is sent in a run, by sender, in order of time.
 pub fn plan(options: &Options, files: &dyn Fn(&str) -> String) -> Vec<Planned> {
     let mut dice = Dice::new(options.seed, "load");
+    let mut cancels = Dice::new(options.seed, "cancels");
     let nodes = options.node_names();
     let span = u64::try_from(options.duration().as_millis()).unwrap_or(u64::MAX);
     let mut planned: Vec<Planned> = (0..options.messages)
-        .map(|number| {
+        .flat_map(|number| {
             // Half of them come in bursts, so that work piles up.
             let when = dice.next() % span;
             let when = if dice.percent(50) { when / 3000 * 3000 } else { when };
@@ -53,7 +54,8 @@ pub fn plan(options: &Options, files: &dyn Fn(&str) -> String) -> Vec<Planned> {
                 // A script that goes to the shell as a file fails on a full disk, and says so.
                 planned.body.truncate(ARGUMENT);
             }
-            planned
+            let cancel = cancel(&mut cancels, &planned);
+            [Some(planned), cancel].into_iter().flatten()
         })
         .collect();
     planned.sort_by_key(|one| one.when);
@@ -85,6 +87,7 @@ fn base(id: String, from: &str, to: &str, when: Duration, subject: String) -> Pl
         expect: Expect::Success,
         retries: 0,
         rerun: false,
+        cancels: None,
         extra_output: 0,
         copies: 1,
         confirmed: Vec::new(),
@@ -175,6 +178,27 @@ fn command(dice: &mut Dice, id: String, when: Duration, to: &str, file: &str) ->
 fn padding(dice: &mut Dice, from: usize, to: usize) -> String {
     let size = from + dice.below(to - from);
     format!("# {}\n", "the quick brown fox ".repeat(size / 20))
+}
+
+/// Some are cancelled by their sender, those of a node by an operator: before they are there, while they wait or run, or
+/// too late.
+fn cancel(dice: &mut Dice, planned: &Planned) -> Option<Planned> {
+    let Sent { id, from, to, expect, .. } = &planned.sent;
+    if matches!(expect, Expect::Refused(_) | Expect::NoNode) || !dice.percent(7) {
+        return None;
+    }
+    let when = if dice.percent(15) {
+        planned.when.saturating_sub(dice.millis(0, 600))
+    } else {
+        planned.when + dice.millis(0, 1500)
+    };
+    let by = if planned.in_file.is_some() { OPERATORS[0] } else { from };
+    let subject = format!("fleet.msg.{to}.control.{by}.cancel");
+    let mut cancel = base(format!("x{}", &id[1..]), by, to, when, subject);
+    let named = if by == from { json!({ "id": id }) } else { json!({ "id": id, "from": from }) };
+    cancel.body = named.to_string().into_bytes();
+    cancel.sent.cancels = Some((from.clone(), id.clone()));
+    Some(cancel)
 }
 
 /// Some are stored twice under one id, some are published twice and stored once.

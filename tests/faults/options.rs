@@ -14,6 +14,7 @@ cargo test --release --features kill-points --test faults -- [options]
   --agent-kills N     kills of agents, half of them at named points (one in 2 s)
   --hub-kills N       kills of hubs (one in 8 s)
   --broker-kills N    kills of the broker (one in 10 s)
+  --cluster           the broker is three servers; a kill is of one of them, which comes back with its disk or without
   --link-faults N     links cut, stalled, deaf or slow (one in 3 s)
   --disk-full         the last node's state is on a small disk that runs full; needs the right to mount
   --clock-steps       the agents' own clock steps by up to years; needs a C compiler
@@ -34,6 +35,7 @@ pub struct Options {
     pub hub_kills: usize,
     pub broker_kills: usize,
     pub link_faults: usize,
+    pub cluster: bool,
     pub disk_full: bool,
     pub clock_steps: bool,
     pub quiet: u64,
@@ -60,6 +62,7 @@ impl Options {
             hub_kills: one_in(8),
             broker_kills: one_in(10),
             link_faults: one_in(3),
+            cluster: false,
             disk_full: false,
             clock_steps: false,
             quiet: 300,
@@ -96,6 +99,7 @@ impl Options {
             hub_kills: size("--hub-kills", usual.hub_kills)?,
             broker_kills: size("--broker-kills", usual.broker_kills)?,
             link_faults: size("--link-faults", usual.link_faults)?,
+            cluster: has("--cluster"),
             disk_full: has("--disk-full"),
             clock_steps: has("--clock-steps"),
             quiet: number("--quiet", usual.quiet)?,

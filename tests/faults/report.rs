@@ -2,11 +2,11 @@
 
 use super::chaos::Tally;
 use super::check::Violation;
-use super::history::{Class, History};
+use super::history::{At, Class, History};
 use super::options::Options;
 use edgeward::killpoint::Point;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Messages whose history is told in full.
@@ -66,6 +66,7 @@ pub fn report(
             "events": of_kind("event"),
             "control": of_kind("control"),
             "copies": history.originals().len(),
+            "cancels": cancels(history),
             "starts_of_commands": starts,
         },
         "records": states,
@@ -76,4 +77,15 @@ pub fn report(
             .collect::<Vec<_>>(),
         "histories": histories,
     })
+}
+
+/// What cancels met, and how often.
+fn cancels(history: &History) -> BTreeMap<String, usize> {
+    let stored = history.stored.iter().filter(|stored| stored.kind == "control" && stored.method == "cancel");
+    let places: BTreeSet<At> = stored.map(|stored| stored.at).collect();
+    let mut met: BTreeMap<String, usize> = BTreeMap::new();
+    for record in history.records.iter().filter(|r| r.class == Class::Terminal && places.contains(&r.about)) {
+        *met.entry(String::from_utf8_lossy(&record.stdout).trim_end().to_owned()).or_default() += 1;
+    }
+    met
 }

@@ -1,13 +1,14 @@
 //! Everything that runs: a broker, two hubs and the agents, each behind a link of its own; and a whole run of it.
 
+use super::brokers::{self, Brokers, Wire};
 use super::chaos::{self, Plan, Shared, Stage, Tally};
 use super::check::{Violation, check};
 use super::gather::{self, Reader};
-use super::harness::{Process, Proxy, SOON, TestBroker, wait_until};
+use super::harness::{Process, SOON, SmallDisk, wait_until};
 use super::history::History;
 use super::load::{self, Ledger, OPERATORS, Planned};
 use super::options::Options;
-use super::place::{Clock, SmallDisk};
+use super::place::Clock;
 use super::report::{Took, report};
 use edgeward::broker::{Access, Broker, ConnectOptions};
 use edgeward::model::node::Status;
@@ -44,8 +45,8 @@ struct World {
     places: Vec<Place>,
     agents: Vec<Process>,
     hubs: Vec<Process>,
-    links: Vec<Arc<Proxy>>,
-    broker: TestBroker,
+    links: Vec<Arc<Wire>>,
+    brokers: Brokers,
     /// A connection that no fault but the broker's own concerns.
     direct: Broker,
     folder: TempDir,
@@ -61,11 +62,11 @@ pub async fn run(options: Options) -> Outcome {
 
 impl World {
     async fn start(options: Options) -> World {
-        let broker = TestBroker::start().await;
+        let brokers = Brokers::start(options.cluster).await;
         let folder = tempfile::tempdir().unwrap();
         let mut links = Vec::new();
         for _ in 0..options.nodes + HUBS + 1 {
-            links.push(Arc::new(Proxy::start(broker.server.port()).await));
+            links.push(Arc::new(brokers.wire().await));
         }
         let log = |process: Process| match &options.log {
             Some(filter) => process.env("EDGEWARD_LOG", filter),
@@ -89,20 +90,22 @@ impl World {
         }
         let mut hubs = Vec::new();
         for at in 0..HUBS {
-            let mut hub = log(Process::hub(&links[options.nodes + at].url()));
+            let copies = brokers.copies().to_string();
+            let mut hub = log(Process::hub(&links[options.nodes + at].url())).env("EDGEWARD_HUB__REPLICAS", &copies);
             hub.start();
             hubs.push(hub);
         }
-        let direct = connect(&broker.url()).await;
-        World { options, places, agents, hubs, links, broker, direct, folder }
+        let direct = connect(&brokers.url()).await;
+        World { options, places, agents, hubs, links, brokers, direct, folder }
     }
 
-    /// Waits until each node has said how it is.
+    /// Waits until each node has said how it is, and the brokers are as they should be.
     async fn contact(&self) {
         for place in &self.places {
             wait_until(SOON, format!("contact with {}", place.name), async || status(&self.direct, &place.name).await)
                 .await;
         }
+        self.brokers.whole().await;
     }
 
     async fn run(self, began: Instant) -> Outcome {
@@ -112,7 +115,7 @@ impl World {
         let ledger: Ledger = Arc::default();
         let give_up = start + self.options.duration() + Duration::from_secs(self.options.quiet);
         let senders = self.senders(start, give_up, &ledger).await;
-        let World { options, places, agents, hubs, links, broker, direct, folder } = self;
+        let World { options, places, agents, hubs, links, brokers, direct, folder } = self;
         let plan = Plan::roll(&options, HUBS, links.len());
         let mut faults: Vec<JoinHandle<()>> = Vec::new();
         for (link, bad) in links.iter().zip(plan.links) {
@@ -126,7 +129,7 @@ impl World {
                 faults.push(tokio::spawn(chaos::step(clock, options.seed, shared.clone())));
             }
         }
-        let broker = tokio::spawn(chaos::haunt_broker(broker, plan.broker, shared.clone()));
+        let brokers = spawn_local(brokers::haunt(brokers, plan.broker, options.seed, shared.clone()));
         let mut haunted = Vec::new();
         for ((place, agent), kills) in places.iter().zip(agents).zip(plan.agents) {
             let disk = place.disk.clone();
@@ -159,11 +162,13 @@ impl World {
                 history.fallen.push(format!("{} was told to stop and ended with {status}", place.name));
             }
         }
-        // What the last words of the agents brought.
+        // What the last words of the agents brought, in every copy.
+        let brokers = brokers.await.unwrap();
+        brokers.whole().await;
         reader.read(&mut history).await.unwrap();
         read_places(&mut history, &places);
         let hubs = all(hubs).await;
-        drop((hubs, broker.await.unwrap()));
+        drop((hubs, brokers));
         let tally = shared.tally.lock().unwrap();
         history.sent = ledger.lock().unwrap().clone();
         history.kills.clone_from(&tally.kills);
@@ -183,7 +188,7 @@ impl World {
         let of = |sender: &str| -> Vec<Planned> { planned.iter().filter(|p| p.sent.from == sender).cloned().collect() };
         let mut senders = Vec::new();
         for (at, name) in OPERATORS.into_iter().enumerate() {
-            let through = self.links.last().filter(|_| at < 2).map_or(self.broker.url(), |link| link.url());
+            let through = self.links.last().filter(|_| at < 2).map_or(self.brokers.url(), |link| link.url());
             let broker = connect(&through).await;
             senders.push(tokio::spawn(load::operate(broker, of(name), start, give_up, Arc::clone(ledger))));
         }
@@ -283,7 +288,7 @@ fn read_places(history: &mut History, places: &[Place]) {
 
 async fn connect(url: &str) -> Broker {
     let options = ConnectOptions {
-        servers: vec![url.to_owned()],
+        servers: url.split(',').map(str::to_owned).collect(),
         access: Access::Open,
         tls_ca: None,
         insecure: false,

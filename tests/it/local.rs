@@ -22,6 +22,11 @@ pub(crate) async fn gone(pid: Pid) {
 
 /// `up`, started, with the address that it tells because the usual port is in use.
 pub(crate) async fn up() -> (Process, String) {
+    up_with(&[]).await
+}
+
+/// The same with more variables in its environment.
+pub(crate) async fn up_with(variables: &[(&str, &str)]) -> (Process, String) {
     // By us until the last test has ended, or by somebody else.
     static TAKEN: OnceLock<Option<TcpListener>> = OnceLock::new();
     TAKEN.get_or_init(|| TcpListener::bind("127.0.0.1:4222").ok());
@@ -29,6 +34,7 @@ pub(crate) async fn up() -> (Process, String) {
     let state = up.state_dir().display().to_string();
     up.set_env("EDGEWARD_STATE_DIR", &state);
     up.set_env("EDGEWARD_AGENT__INTERVAL", "1s");
+    variables.iter().for_each(|(name, value)| up.set_env(name, value));
     up.start();
     let url = wait_until(SOON, "the line to export", async || {
         let said = up.stdout();

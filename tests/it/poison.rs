@@ -73,6 +73,9 @@ const BLOCKS: &[&[u8]] = &[
     b"NATS/1.0\r\nno colon",
 ];
 
+/// A block that ends nats-server 2.15.1 where a consumer asks for headers alone, or its stream republishes.
+const ONE_BYTE: &[u8] = b"x";
+
 /// Subjects with the bytes of a lane or method that is none.
 const SUBJECTS: &[&[u8]] = &[
     b"fleet.msg.ship1.command.ops.sh\xffell",
@@ -102,7 +105,7 @@ async fn a_message_that_cannot_be_read_is_refused_and_ends_nobody() {
     let (hub, agent) = (fleet.hub.pid(), fleet.agent("ship1").pid());
     let mut wire = Wire::connect(&fleet.broker.url()).await;
     let mut expected: BTreeMap<StreamSeq, Vec<String>> = BTreeMap::new();
-    for block in BLOCKS {
+    for block in BLOCKS.iter().copied().chain([ONE_BYTE]) {
         // A lane token that reads as a pull's number.
         for subject in ["fleet.msg.ship1.command.ops.shell", "fleet.msg.ship1.command.ops.shell.1"] {
             let seq = wire.publish(subject.as_bytes(), block, "touch poisoned").await;
@@ -133,6 +136,41 @@ async fn a_message_that_cannot_be_read_is_refused_and_ends_nobody() {
     fleet.agent("ship1").kill();
     fleet.start_agent("ship1").await;
     assert_eq!(fleet.run("ship1", "shell", "echo again").await.stdout.as_deref(), Some("again\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_finds_a_former_ones_consumer_of_headers_alone_changes_it_before_it_asks() {
+    let mut fleet = Fleet::start(&["ship1"]).await;
+    fleet.run("ship1", "shell", "true").await;
+    fleet.hub.kill();
+    let client = async_nats::connect(fleet.broker.url()).await.unwrap();
+    let config = serde_json::json!({
+        "durable_name": "_hub", "name": "_hub", "ack_policy": "explicit", "ack_wait": 10_000_000_000_u64, "max_deliver": -1,
+        "max_ack_pending": 20_000, "deliver_policy": "all", "headers_only": true, "num_replicas": 0,
+    });
+    let mut wire = Wire::connect(&fleet.broker.url()).await;
+    let subjects = ["fleet.msg.ship1.command.ops.shell", "fleet.msg.ship1.event.ops.log"];
+    for (stream, subject) in ["FLEET_COMMANDS", "FLEET_EVENTS"].into_iter().zip(subjects) {
+        let body = serde_json::json!({ "stream_name": stream, "config": config }).to_string();
+        let path = format!("$JS.API.CONSUMER.CREATE.{stream}._hub");
+        let answer = client.request(path, body.into()).await.unwrap();
+        let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
+        assert_eq!(answer["config"]["headers_only"], true, "{answer}");
+        wire.publish(subject.as_bytes(), ONE_BYTE, "bc").await;
+    }
+    let broker = fleet.broker.server.pid();
+    fleet.hub.start();
+    // Enrolled by this hub: it reads what is stored.
+    let url = fleet.broker.url();
+    fleet.add("ship2", Process::agent("ship2", &url));
+    fleet.run("ship2", "shell", "true").await;
+    wait_until(SOON, "the message to be refused", async || {
+        let found = codes(&fleet).await;
+        let is_there = found.values().flatten().any(|told| told == "refused bad_header");
+        if is_there { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
+    assert_eq!(fleet.broker.server.pid(), broker, "{}", fleet.broker.server.log_tail(20));
 }
 
 /// Each message by itself, and all of them together.
@@ -191,6 +229,7 @@ async fn records_and_node_state_that_cannot_be_read_end_nobody() {
             wire.publish(subject.as_bytes(), block, "{}").await;
         }
     }
+    wire.publish(b"fleet.msg.ship1.event.ops.log.x", ONE_BYTE, "{}").await;
     for subject in [
         &b"fleet.ack.ship1.ops.shell.\xff"[..],
         b"fleet.error.ship1.warning.\xff",

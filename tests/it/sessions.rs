@@ -105,8 +105,9 @@ impl Ship {
     }
 }
 
-/// The budget is one second; the machine that runs all tests at once gets another.
-const HEALED_WITHIN: Duration = Duration::from_secs(2);
+/// Less than the five seconds that a request would wait for an answer that the old link took with it. The budget of one
+/// second is measured by the benchmarks, where nothing else runs.
+const HEALED_WITHIN: Duration = Duration::from_secs(4);
 
 #[tokio::test]
 async fn a_cut_link_loses_nothing_and_is_used_as_soon_as_it_heals() {

@@ -95,23 +95,34 @@ impl Cli {
         self.run(&words.iter().map(String::as_str).collect::<Vec<_>>()).await
     }
 
+    /// Runs a line of `edgeward …` with a terminal as its stdout and stderr, which come together; needs `script`.
+    pub async fn run_in_terminal(&self, line: &str) -> Said {
+        let line = line.replacen("edgeward", &self.program, 1);
+        let args = ["-qec", &line, "/dev/null"];
+        self.start("/usr/bin/script", &args, b"").await
+    }
+
     /// Runs it with these arguments and this on stdin.
     pub async fn run_with(&self, args: &[&str], stdin: &[u8]) -> Said {
-        let mut command = Command::new(&self.program);
+        self.start(&self.program, args, stdin).await
+    }
+
+    async fn start(&self, program: &str, args: &[&str], stdin: &[u8]) -> Said {
+        let mut command = Command::new(program);
         clean_environment(&mut command, self.home.path());
         command.args(args).envs(self.env.iter().map(|(n, v)| (n, v)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut command = tokio::process::Command::from(command);
-        let mut child = command.kill_on_drop(true).spawn().unwrap_or_else(|e| panic!("{}: {e}", self.program));
+        let mut child = command.kill_on_drop(true).spawn().unwrap_or_else(|e| panic!("{program}: {e}"));
         let mut pipe = child.stdin.take().expect("its stdin");
         let run = async {
             // A program that does not read its stdin closes it early; that is no error.
             let _ = pipe.write_all(stdin).await;
             drop(pipe);
-            child.wait_with_output().await.unwrap_or_else(|e| panic!("{}: {e}", self.program))
+            child.wait_with_output().await.unwrap_or_else(|e| panic!("{program}: {e}"))
         };
         let Ok(output) = timeout(self.within, run).await else {
-            panic!("`{} {}` did not end within {:?}", self.program, args.join(" "), self.within)
+            panic!("`{program} {}` did not end within {:?}", args.join(" "), self.within)
         };
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Said { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }

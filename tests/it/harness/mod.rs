@@ -8,7 +8,10 @@
 
 mod broker;
 mod cli;
+mod cluster;
+mod disk;
 mod fleet;
+mod light;
 mod process;
 mod proxy;
 mod tests;
@@ -16,7 +19,10 @@ mod wait;
 
 pub use broker::{TestBroker, nats_server_binary};
 pub use cli::{Cli, Said, nats_binary, path_with_nats};
+pub use cluster::{Cluster, ELECTION};
+pub use disk::SmallDisk;
 pub use fleet::Fleet;
+pub use light::{Counts, LightNodes};
 pub use process::Process;
 pub use proxy::{Link, Proxy};
 pub use wait::{Look, SOON, wait_until};
