@@ -34,6 +34,8 @@ pub enum Point {
     Published,
     /// Those entries have been taken out of the outbox.
     Removed,
+    /// The broker has stored a window of output; the journal does not know.
+    Chunked,
     /// A failed try and what its directive changed are kept; nothing has followed from it.
     Directed,
     /// An order about processes is carried out in the journal; nothing has followed from it.
@@ -48,13 +50,19 @@ pub enum Point {
     ResultWritten,
     /// The number of a status is kept; the status is not published.
     Beat,
+    /// The file of a run is made; the runner has not started its process.
+    RunClaimed,
+    /// The process runs; no agent has heard of it.
+    RunStarted,
+    /// The end of a run is in its file; no agent has heard of it.
+    RunEnded,
     /// The hub has made a message's fate durable; its feed has not heard of it.
     Settled,
 }
 
 impl Point {
     /// The points of an agent, in the order of a message's way.
-    pub const AGENT: [Point; 19] = [
+    pub const AGENT: [Point; 20] = [
         Point::Recovered,
         Point::Taken,
         Point::Acked,
@@ -67,6 +75,7 @@ impl Point {
         Point::TryAgain,
         Point::Published,
         Point::Removed,
+        Point::Chunked,
         Point::Directed,
         Point::Obeyed,
         Point::Left,
@@ -75,6 +84,9 @@ impl Point {
         Point::ResultWritten,
         Point::Beat,
     ];
+
+    /// The points of a runner.
+    pub const RUNNER: [Point; 3] = [Point::RunClaimed, Point::RunStarted, Point::RunEnded];
 
     /// The points of a hub.
     pub const HUB: [Point; 1] = [Point::Settled];
@@ -94,6 +106,7 @@ impl Point {
             Point::TryAgain => "try_again",
             Point::Published => "published",
             Point::Removed => "removed",
+            Point::Chunked => "chunked",
             Point::Directed => "directed",
             Point::Obeyed => "obeyed",
             Point::Left => "left",
@@ -101,6 +114,9 @@ impl Point {
             Point::Accepted => "accepted",
             Point::ResultWritten => "result_written",
             Point::Beat => "beat",
+            Point::RunClaimed => "run_claimed",
+            Point::RunStarted => "run_started",
+            Point::RunEnded => "run_ended",
             Point::Settled => "settled",
         }
     }

@@ -4,7 +4,7 @@
 //! order of things; `raw` is what is compared with, `rows` what is measured.
 //!
 //! `cargo bench --bench edgeward -- --quick` takes a tenth of the work, for trying out; words after it choose what is
-//! measured: `ping`, `shell`, `lanes`, `events`, `reconnect`, `rest`, `isolation`.
+//! measured: `ping`, `shell`, `lanes`, `events`, `reconnect`, `rest`, `isolation`, `runner`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a bench that cannot measure ends")]
 
@@ -24,6 +24,9 @@ async fn main() {
     let chosen: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let wants = |what: &str| chosen.is_empty() || chosen.iter().any(|word| word == what);
     let mut table: Vec<Row> = Vec::new();
+    if wants("runner") {
+        table.push(rows::runner(100 * scale).await);
+    }
     for sync_always in [true, false] {
         let mut bed = Bed::start(sync_always).await;
         if wants("ping") {

@@ -4,9 +4,12 @@ use super::harness::{Fleet, Link, Process, Proxy, TestBroker, wait_until};
 use super::raw::{self, Raw, Work};
 use super::stats::{Times, ms};
 use edgeward::broker::{Follower, Outgoing};
+use edgeward::exec::runner::{Place, RunName, Runner};
+use edgeward::exec::{Limits, Spec};
 use edgeward::model::subject::RecordStream;
 use std::fmt;
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 /// Whoever sends here.
 const NODE: &str = "bench1";
@@ -144,6 +147,48 @@ pub async fn shell(bed: &Bed, rounds: usize, sync_always: bool) -> Row {
         theirs: ms(theirs),
         ratio: ratio(ours, theirs),
         bound: Bound::AtMost(1.25),
+    }
+}
+
+/// One command by way of the runner, against a bare spawn and wait: what it costs that commands outlive the agent.
+pub async fn runner(rounds: usize) -> Row {
+    const MOST: f64 = 0.0003;
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = Place::make(&folder.path().join("run")).expect("a folder");
+    let runner = Runner::new(place, env!("CARGO_BIN_EXE_edgeward").into());
+    let spec = Spec { program: "/bin/sh".into(), args: vec!["-c".into(), "echo hi".into()], ..Spec::default() };
+    let limits = Limits {
+        timeout: PATIENCE,
+        grace: PATIENCE,
+        keep: 16 << 10,
+        drain: Duration::from_millis(200),
+        file: 64 << 20,
+        kill_left: false,
+    };
+    let stop = CancellationToken::new();
+    let (mut ours, mut theirs) = (Times::default(), Times::default());
+    for round in 0..rounds + 20 {
+        let run = RunName::numbered("bench", round as i64, 1);
+        let begin = Instant::now();
+        let exit = runner.run(&run, &spec, &limits, &stop, &|_| {}).await.expect("an end");
+        runner.forget(&run);
+        let one = begin.elapsed();
+        assert_eq!(exit.stdout.head(), b"hi\n");
+        let begin = Instant::now();
+        raw::spawn_shell().await;
+        let other = begin.elapsed();
+        if round >= 20 {
+            ours.push(one);
+            theirs.push(other);
+        }
+    }
+    let (ours, theirs) = (ours.percentile(50), theirs.percentile(50));
+    Row {
+        what: "runner over bare spawn-and-wait, p50, in 0.3 ms".to_owned(),
+        ours: ms(ours),
+        theirs: ms(theirs),
+        ratio: (ours.as_secs_f64() - theirs.as_secs_f64()) / MOST,
+        bound: Bound::AtMost(1.0),
     }
 }
 

@@ -20,6 +20,7 @@ mod steer;
 
 use super::control;
 use super::node::Node;
+use super::recover::Adopted;
 use super::reports::Times;
 use super::run;
 use super::worker::{self, Begun, JOURNAL_WAIT, Stops};
@@ -122,13 +123,25 @@ pub(crate) struct Dispatcher {
     workers: TaskTracker,
     /// What ends the work on the head of a lane.
     stops: HashMap<LaneKey, (RowId, CancellationToken)>,
+    ends: Ends,
+}
+
+/// What ends work that nobody has cancelled.
+#[derive(Clone)]
+pub(crate) struct Ends {
     /// Ends running work.
-    cut: CancellationToken,
+    pub(crate) cut: CancellationToken,
+    /// The agent goes, and leaves alone what goes on without it.
+    pub(crate) left: CancellationToken,
 }
 
 impl Dispatcher {
-    /// A dispatcher with the lanes that the journal holds. `cut` ends running work.
-    pub(crate) async fn load(node: Arc<Node>, cut: CancellationToken) -> Result<(Dispatcher, Handle), JournalError> {
+    /// A dispatcher with the lanes that the journal holds, and with work that is taken up where the last agent left it.
+    pub(crate) async fn load(
+        node: Arc<Node>,
+        ends: Ends,
+        adopted: Vec<Adopted>,
+    ) -> Result<(Dispatcher, Handle), JournalError> {
         let (sender, events) = mpsc::channel(QUEUE);
         let handle = Handle { events: sender };
         let mut lanes = Lanes::new(node.config.agent.max_running);
@@ -141,7 +154,14 @@ impl Dispatcher {
             lanes.set_stopped(&method, true);
         }
         let (handle_too, workers, stops) = (handle.clone(), TaskTracker::new(), HashMap::new());
-        let dispatcher = Dispatcher { node, lanes, events, handle: handle_too, workers, stops, cut };
+        let mut dispatcher = Dispatcher { node, lanes, events, handle: handle_too, workers, stops, ends };
+        for Adopted { lane, row, begun, cancelled } in adopted {
+            dispatcher.lanes.start(&lane);
+            dispatcher.spawn(lane.clone(), row, Some(begun));
+            if let Some((_, stop)) = dispatcher.stops.get(&lane).filter(|_| cancelled) {
+                stop.cancel();
+            }
+        }
         Ok((dispatcher, handle))
     }
 
@@ -215,7 +235,7 @@ impl Dispatcher {
     }
 
     fn wait_then_try(&self, lane: LaneKey, row: RowId, wait: Duration) {
-        let (handle, cut) = (self.handle.clone(), self.cut.clone());
+        let (handle, cut) = (self.handle.clone(), self.ends.cut.clone());
         tokio::spawn(async move {
             tokio::select! {
                 () = cut.cancelled() => {}
@@ -294,6 +314,7 @@ impl Dispatcher {
             attempt: 1,
             received_at: now,
             started_at: now,
+            adopted: false,
         });
         let door = Door::Queue { lane: lane.clone(), start };
         (self.arrival(message, &admitted, door, now), Judged::Queued { lane, begun: begun.map(Box::new) })
@@ -383,9 +404,9 @@ impl Dispatcher {
     }
 
     fn spawn(&mut self, lane: LaneKey, row: RowId, begun: Option<Begun>) {
-        let (node, handle, stop) = (Arc::clone(&self.node), self.handle.clone(), self.cut.child_token());
+        let (node, handle, stop) = (Arc::clone(&self.node), self.handle.clone(), self.ends.cut.child_token());
         self.stops.insert(lane.clone(), (row, stop.clone()));
-        let stops = Stops { stop, cut: self.cut.clone(), changed: AtomicBool::new(false) };
+        let stops = Stops { stop, ends: self.ends.clone(), changed: AtomicBool::new(false) };
         self.workers.spawn(async move {
             let run::Worked { passed, row, end } = run::work(node, &lane, row, begun, &stops).await;
             // First, so that nothing of a process starts that has just been stopped.
@@ -395,7 +416,9 @@ impl Dispatcher {
             if passed > 0 {
                 handle.tell(Event::Passed { lane: lane.clone(), count: passed, head: row }).await;
             }
-            handle.tell(end.into_event(lane, row)).await;
+            if let Some(event) = end.into_event(lane, row) {
+                handle.tell(event).await;
+            }
         });
     }
 

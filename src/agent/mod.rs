@@ -16,6 +16,7 @@ mod kernel;
 mod lease;
 mod node;
 mod outbox;
+mod output;
 mod parts;
 mod places;
 mod recover;
@@ -30,6 +31,7 @@ mod worker;
 
 use crate::broker::{Access, Broker, BrokerError, ConnectOptions};
 use crate::exec::boot_id;
+use crate::exec::runner::{Place, Runner};
 use crate::journal::{Journal, JournalError, Key, Leaving};
 use crate::killpoint::{Point, here};
 use crate::model::config::Config;
@@ -38,7 +40,7 @@ use crate::model::policy::Policy;
 use crate::model::subject::Names;
 use crate::model::time::Timestamp;
 use clock::{BootClock, Clock, Kept};
-use dispatch::Dispatcher;
+use dispatch::{Dispatcher, Ends};
 use node::{Node, Parts};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -59,6 +61,17 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// What the node accepts.
     pub policy: Policy,
+    /// What becomes of commands that run when it is told to stop.
+    pub commands: Commands,
+}
+
+/// What becomes of running commands when an agent is told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commands {
+    /// They go on; the next agent reports them.
+    GoOn,
+    /// They are ended after the grace: the whole node goes away.
+    End,
 }
 
 /// How an agent ended.
@@ -96,11 +109,15 @@ pub enum AgentError {
     Part(&'static str),
 }
 
+/// What a runner is started from: this very program, also where its file has been replaced since.
+const OWN_PROGRAM: &str = "/proc/self/exe";
+
 /// How long a node that leaves may take to publish what it has to say.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// Runs an agent until `stop`, or until it is decided that it leaves for good. `host` is told how it is.
 pub async fn run(options: Options, stop: CancellationToken, host: impl Host) -> Result<Ended, AgentError> {
+    let commands = options.commands;
     let node = Arc::new(open(options).await?);
     tracing::info!(node = %node.name, journal = %node.journal.id(), state_dir = %node.journal.folder().display(), "agent");
     resume_leaving(&node).await?;
@@ -110,11 +127,18 @@ pub async fn run(options: Options, stop: CancellationToken, host: impl Host) -> 
         stop.cancel();
     }
     upkeep::tell_replaced(&node).await?;
-    recover::run(&node).await?;
+    let adopted = recover::run(&node).await?;
     here(Point::Recovered);
     // Four things end in turn: intake and starting (`stop`), running work (`cut`), then publishing (`leave`).
     let (cut, leave) = (CancellationToken::new(), CancellationToken::new());
-    let (dispatcher, handle) = Dispatcher::load(Arc::clone(&node), cut.clone()).await?;
+    let ends = Ends {
+        cut: cut.clone(),
+        left: match commands {
+            Commands::GoOn => stop.clone(),
+            Commands::End => CancellationToken::new(),
+        },
+    };
+    let (dispatcher, handle) = Dispatcher::load(Arc::clone(&node), ends, adopted).await?;
     let host: Arc<dyn Host> = Arc::new(host);
     let mut dispatching = tokio::spawn(dispatcher.run(stop.clone()));
     let mut taking = tokio::spawn(parts::taking(&node, &handle).run(stop.clone()));
@@ -142,6 +166,9 @@ pub async fn run(options: Options, stop: CancellationToken, host: impl Host) -> 
     end_work(&node, dispatching, &cut).await;
     leave.cancel();
     ended(taking, serving).await;
+    if commands == Commands::End {
+        node.runner.leave().await;
+    }
     kernel::tell_counted(&node).await;
     if was_leaving {
         // Why it leaves has not left itself yet; an agent that has just started needs a moment for its link.
@@ -194,7 +221,7 @@ async fn ended(taking: Supervised, serving: Supervised) {
     }
 }
 
-/// Lets running work finish for the configured grace, then ends it.
+/// Lets what runs in the agent finish for the configured grace, then ends it.
 async fn end_work(node: &Node, mut dispatching: tokio::task::JoinHandle<()>, cut: &CancellationToken) {
     let grace = node.config.agent.grace;
     if dispatching.is_finished() {
@@ -212,7 +239,7 @@ async fn end_work(node: &Node, mut dispatching: tokio::task::JoinHandle<()>, cut
 }
 
 async fn open(options: Options) -> Result<Node, AgentError> {
-    let Options { config, node, state_dir, policy } = options;
+    let Options { config, node, state_dir, policy, .. } = options;
     let names = Names::new(&config.prefix)?;
     let journal = {
         let (folder, node) = (state_dir.clone(), node.clone());
@@ -220,7 +247,8 @@ async fn open(options: Options) -> Result<Node, AgentError> {
         opened.map_err(|_| JournalError::Closed)??.journal.with_space(config.agent.journal_bytes)
     };
     let run_dir = state_dir.join("run");
-    fresh_run_dir(&run_dir).map_err(|source| AgentError::Folder { path: run_dir, source })?;
+    let place = Place::make(&run_dir).map_err(|source| AgentError::Folder { path: run_dir, source })?;
+    let runner = Runner::new(place, OWN_PROGRAM.into());
     let boot = journal.meta::<BootClock>(Key::BootClock).await?;
     let kept = Kept {
         offset: journal.meta(Key::ClockOffset).await?.unwrap_or(0),
@@ -229,18 +257,7 @@ async fn open(options: Options) -> Result<Node, AgentError> {
     };
     let broker = Broker::connect(&connect_options(&config, &names, &node)).await?;
     let clock = Clock::new(&kept);
-    Ok(Node::new(Parts { name: node, names, config, policy, journal, broker, clock }))
-}
-
-/// Files of runs that a killed agent left are of no use.
-fn fresh_run_dir(path: &std::path::Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    match std::fs::remove_dir_all(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    std::fs::DirBuilder::new().mode(0o700).create(path)
+    Ok(Node::new(Parts { name: node, names, config, policy, journal, broker, clock, runner }))
 }
 
 fn connect_options(config: &Config, names: &Names, node: &NodeName) -> ConnectOptions {

@@ -7,6 +7,7 @@ use super::kernel::ErrorKernel;
 use super::lease::Lease;
 use super::supervisor::Pulses;
 use crate::broker::Broker;
+use crate::exec::runner::Runner;
 use crate::journal::{Class, Journal, JournalError, Report};
 use crate::methods::{NodeFacts, Registry};
 use crate::model::admit::{Admitted, MethodFacts, Rejected, Rules, admit};
@@ -40,7 +41,8 @@ pub(crate) struct Node {
     /// When it began, by the own clock.
     pub(crate) started_at: Timestamp,
     pub(crate) log_dir: PathBuf,
-    pub(crate) run_dir: PathBuf,
+    /// What the node's commands are children of.
+    pub(crate) runner: Runner,
     pub(crate) wakes: Wakes,
     /// Whether this run may act for the node.
     pub(crate) lease: Lease,
@@ -61,6 +63,8 @@ pub(crate) struct Wakes {
     pub(crate) events: Notify,
     /// This journal is the node: `status` may be written.
     pub(crate) status: Notify,
+    /// Output has come that is published.
+    pub(crate) output: Notify,
     /// The next status should not wait for its time.
     pub(crate) beat: Notify,
     /// Records are to be published once more.
@@ -98,11 +102,12 @@ pub(crate) struct Parts {
     pub(crate) journal: Journal,
     pub(crate) broker: Broker,
     pub(crate) clock: Clock,
+    pub(crate) runner: Runner,
 }
 
 impl Node {
     pub(crate) fn new(parts: Parts) -> Node {
-        let Parts { name, names, config, policy, journal, broker, clock } = parts;
+        let Parts { name, names, config, policy, journal, broker, clock, runner } = parts;
         let folder = journal.folder().to_owned();
         Node {
             name,
@@ -115,7 +120,7 @@ impl Node {
             run: Uuid::now_v7(),
             started_at: Timestamp::local_now(),
             log_dir: config.agent.log_dir.clone().unwrap_or_else(|| folder.join("log")),
-            run_dir: folder.join("run"),
+            runner,
             wakes: Wakes::new(),
             lease: Lease::default(),
             kernel: ErrorKernel::default(),

@@ -3,7 +3,7 @@
 //! ```text
 //! agent ── dispatcher (never: the lanes are in its memory)
 //!       ├─ taking ── intake
-//!       └─ serving ── outboxes ── acks, error events, messages, results
+//!       └─ serving ── outboxes ── acks, error events, messages, output, results
 //!                  ├─ status, upkeep, inmsg.txt, error kernel, vitals
 //!                  └─ connection (never: only a new start helps)
 //! ```
@@ -14,7 +14,7 @@ use super::dispatch::Handle;
 use super::node::Node;
 use super::supervisor::{Policy, Supervisor, Told};
 use super::vitals::Host;
-use super::{inmsg, intake, kernel, outbox, results, status, upkeep, vitals};
+use super::{inmsg, intake, kernel, outbox, output, results, status, upkeep, vitals};
 use crate::journal::Class;
 use crate::model::error_event::{Code, Severity};
 use std::sync::Arc;
@@ -53,11 +53,12 @@ fn outboxes(node: &Arc<Node>) -> Supervisor {
         let node = Arc::clone(node);
         move |stop| outbox::run(Arc::clone(&node), class, stop)
     };
-    let results = Arc::clone(node);
+    let (results, commands) = (Arc::clone(node), Arc::clone(node));
     Supervisor::new(told(node), node.pulses.clone())
         .with("outbox of acks", Policy::USUAL, outbox(Class::Ack))
         .with("outbox of error events", Policy::USUAL, outbox(Class::Error))
         .with("outbox of messages", Policy::USUAL, outbox(Class::Message))
+        .with("output of commands", Policy::USUAL, move |stop| output::run(Arc::clone(&commands), stop))
         .with("results", Policy::USUAL, move |stop| results::run(Arc::clone(&results), stop))
 }
 

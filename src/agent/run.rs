@@ -90,6 +90,7 @@ fn follows(node: &Node, loaded: &Loaded, now: Timestamp) -> Option<Begun> {
         attempt: 1,
         received_at: loaded.received_at,
         started_at: now,
+        adopted: false,
     })
 }
 
@@ -100,28 +101,28 @@ async fn go(node: &Arc<Node>, mut run: Run, stops: &Stops) -> Result<Worked, Jou
         begun.started_at = node.clock.now();
         let trying = worker::try_once(node, row, &begun, &stops.stop);
         tokio::pin!(trying);
-        let outcome = tokio::select! {
+        let done = tokio::select! {
             biased;
-            outcome = &mut trying => Some(outcome),
+            done = &mut trying => Some(done),
             () = tokio::time::sleep_until(slow) => None,
         };
-        if let Some(outcome) = outcome.as_ref().filter(|outcome| outcome.state == State::Succeeded) {
+        if let Some(outcome) = done.as_ref().map(|done| &done.outcome).filter(|o| o.state == State::Succeeded) {
             here(Point::Ended);
             let reports = node.terminal(&begun.message, begun.attempt, begun.times(Some(node.clock.now())), outcome);
             through.push((row, Ended { state: outcome.state, reports }));
             if !run.is_empty() {
                 continue;
             }
-            let end = close(node, through, run, &stops.cut).await?;
+            let end = close(node, through, run, &stops.ends.cut).await?;
             return Ok(Worked { passed: end.over - 1, row, end: End::Over { next: end.next } });
         }
-        let passed = close(node, through, run, &stops.cut).await?.over;
-        let outcome = match outcome {
-            Some(outcome) => outcome,
+        let passed = close(node, through, run, &stops.ends.cut).await?.over;
+        let done = match done {
+            Some(done) => done,
             None => trying.await,
         };
         here(Point::Ended);
-        let end = worker::end_try(node, row, &begun, outcome, stops).await?;
+        let end = worker::end_try(node, row, &begun, done, stops).await?;
         return Ok(Worked { passed, row, end });
     }
     // A run has a head.

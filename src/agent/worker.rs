@@ -6,15 +6,18 @@
 //! journal with the step that it is about.
 
 use super::control;
-use super::dispatch::Event;
+use super::dispatch::{Ends, Event};
 use super::kernel;
 use super::node::Node;
+use super::output;
 use super::reports::Times;
 use super::supervisor::panic_text;
+use crate::exec::runner::RunName;
 use crate::journal::{Decision, Ended, JournalError, Loaded, Verdict};
 use crate::killpoint::{Point, here};
 use crate::methods::{Context, Handler, KILL_GRACE, NodeFacts, ProcessLog, Work};
 use crate::model::admit::Admitted;
+use crate::model::config::LeftRunning;
 use crate::model::directive::Ruling;
 use crate::model::error_event::{Code, Directive};
 use crate::model::header::OnCrash;
@@ -53,6 +56,8 @@ pub(crate) struct Begun {
     pub(crate) attempt: u32,
     pub(crate) received_at: Timestamp,
     pub(crate) started_at: Timestamp,
+    /// A former agent began it.
+    pub(crate) adopted: bool,
 }
 
 /// How a worker ended.
@@ -63,15 +68,18 @@ pub(crate) enum End {
     TryAgain { wait: Duration },
     /// The message was over already when its turn came: cancelled.
     Gone,
+    /// The agent goes; what was begun goes on without it.
+    Left,
 }
 
 impl End {
     /// As the dispatcher is told.
-    pub(crate) fn into_event(self, lane: LaneKey, row: RowId) -> Event {
+    pub(crate) fn into_event(self, lane: LaneKey, row: RowId) -> Option<Event> {
         match self {
-            End::Over { next } => Event::Over { lane, row, next },
-            End::TryAgain { wait } => Event::TryAgain { lane, row, wait },
-            End::Gone => Event::Gone { lane, row },
+            End::Over { next } => Some(Event::Over { lane, row, next }),
+            End::TryAgain { wait } => Some(Event::TryAgain { lane, row, wait }),
+            End::Gone => Some(Event::Gone { lane, row }),
+            End::Left => None,
         }
     }
 }
@@ -80,8 +88,8 @@ impl End {
 pub(crate) struct Stops {
     /// Ends the run: a cancel, or the agent leaving.
     pub(crate) stop: CancellationToken,
-    /// The agent leaves: nothing is waited for any more.
-    pub(crate) cut: CancellationToken,
+    /// The agent leaves.
+    pub(crate) ends: Ends,
     /// Set where the end of the try changed a process.
     pub(crate) changed: AtomicBool,
 }
@@ -111,9 +119,14 @@ pub(crate) async fn work(node: Arc<Node>, lane: &LaneKey, row: RowId, begun: Opt
         },
     };
     here(Point::Started);
-    let outcome = try_once(&node, row, &begun, &stops.stop).await;
+    let outlives = outlives_agent(&node, &begun.message);
+    let done = tokio::select! {
+        biased;
+        done = try_once(&node, row, &begun, &stops.stop) => done,
+        () = stops.ends.left.cancelled(), if outlives => return End::Left,
+    };
     here(Point::Ended);
-    end_try(&node, row, &begun, outcome, stops).await.unwrap_or_else(|error| lost(lane, row, &error))
+    end_try(&node, row, &begun, done, stops).await.unwrap_or_else(|error| lost(lane, row, &error))
 }
 
 /// Keeps the end of a try, and follows what the error kernel says about it.
@@ -121,12 +134,16 @@ pub(super) async fn end_try(
     node: &Arc<Node>,
     row: RowId,
     begun: &Begun,
-    outcome: Outcome,
+    done: Done,
     stops: &Stops,
 ) -> Result<End, JournalError> {
+    let published = done.published;
     // Asked once, however often the journal has to be.
-    let ruling = kernel::of_try(node, &begun.message, &outcome, &stops.cut).await;
-    let end = settle_at_last(node, row, begun, (outcome, ruling.as_ref()), &stops.cut).await?;
+    let ruling = kernel::of_try(node, &begun.message, &done.outcome, &stops.ends.cut).await;
+    let end = settle_at_last(node, row, begun, (done, ruling.as_ref()), &stops.ends.cut).await?;
+    if outlives_agent(node, &begun.message) {
+        output::settled(node, &run_name(node, row, begun.attempt), published).await;
+    }
     if let Some(ruling) = ruling.filter(|ruling| ruling.directive >= Directive::Restart) {
         here(Point::Directed);
         stops.changed.store(true, Ordering::Relaxed);
@@ -140,13 +157,13 @@ async fn settle_at_last(
     node: &Node,
     row: RowId,
     begun: &Begun,
-    ended: (Outcome, Option<&Ruling>),
+    ended: (Done, Option<&Ruling>),
     cut: &CancellationToken,
 ) -> Result<End, JournalError> {
-    let (outcome, ruling) = ended;
+    let (done, ruling) = ended;
     let mut backoff = journal_backoff();
     loop {
-        match settle(node, row, begun, outcome.clone(), ruling).await {
+        match settle(node, row, begun, done.clone(), ruling).await {
             Err(error) if error.may_heal() && !cut.is_cancelled() => wait(&mut backoff, cut).await,
             settled => return settled,
         }
@@ -210,6 +227,7 @@ pub(super) fn begun(
                 attempt: loaded.attempt,
                 received_at: loaded.received_at,
                 started_at: now,
+                adopted: false,
             })),
             // It was admitted a moment ago by the same rules.
             Err(_) => Err(JournalError::NoRow(row.0)),
@@ -244,9 +262,24 @@ fn expired(message: &Admitted, now: Timestamp) -> Outcome {
     Outcome::ended(State::Expired, Code::Expired, format!("it was to begin by {start_by}; it is {now}"))
 }
 
-pub(super) async fn try_once(node: &Arc<Node>, row: RowId, begun: &Begun, stop: &CancellationToken) -> Outcome {
+/// True where what a message begins goes on without the agent.
+pub(crate) fn outlives_agent(node: &Node, message: &Admitted) -> bool {
+    node.registry.get(message.subject.method.as_str()).is_some_and(|handler| handler.outlives_agent())
+}
+
+/// A try that is over.
+#[derive(Clone)]
+pub(super) struct Done {
+    pub(super) outcome: Outcome,
+    /// Its output is published: it took long, or an ack does not hold it.
+    published: bool,
+}
+
+pub(super) async fn try_once(node: &Arc<Node>, row: RowId, begun: &Begun, stop: &CancellationToken) -> Done {
+    let mut published = begun.adopted;
     let Some(handler) = node.registry.get(begun.message.subject.method.as_str()).cloned() else {
-        return Outcome::ended(State::Refused, Code::UnknownMethod, "the method is gone");
+        let outcome = Outcome::ended(State::Refused, Code::UnknownMethod, "the method is gone");
+        return Done { outcome, published };
     };
     let work = Work { message: begun.message.clone(), body: begun.body.clone(), attempt: begun.attempt };
     let context = context(node, row, begun, stop);
@@ -257,18 +290,21 @@ pub(super) async fn try_once(node: &Arc<Node>, row: RowId, begun: &Begun, stop: 
         ended = &mut run => ended,
         () = tokio::time::sleep(TELL_AFTER) => {
             tell_running(node, begun).await;
+            published |= handler.outlives_agent() && output::begin(node, row, begun).await.is_ok();
             run.await
         }
     };
-    ended.unwrap_or_else(|panic| {
+    let outcome = ended.unwrap_or_else(|panic| {
         let text = panic_text(panic.as_ref());
         Outcome::ended(State::Failed, Code::Panicked, format!("the handler panicked: {text}"))
-    })
+    });
+    published |= handler.outlives_agent() && !output::fits_inline(node, &outcome);
+    Done { outcome, published }
 }
 
 async fn limited(handler: &dyn Handler, work: &Work, context: &Context) -> Outcome {
     let timeout = work.message.settings.timeout;
-    let limit = if handler.keeps_timeout() { timeout.saturating_add(KILL_GRACE + KILL_MARGIN) } else { timeout };
+    let limit = if handler.outlives_agent() { timeout.saturating_add(KILL_GRACE + KILL_MARGIN) } else { timeout };
     match tokio::time::timeout(limit, handler.run(work, context)).await {
         Ok(outcome) => outcome,
         Err(_) => {
@@ -290,9 +326,11 @@ async fn settle(
     node: &Node,
     row: RowId,
     begun: &Begun,
-    outcome: Outcome,
+    done: Done,
     ruling: Option<&Ruling>,
 ) -> Result<End, JournalError> {
+    let Done { outcome, published } = done;
+    let outcome = if published { output::end(node, row, begun, outcome).await? } else { outcome };
     // A try that ended by itself keeps its own truth, also where a cancel was on its way.
     let mut outcome = match outcome.state {
         State::Interrupted => control::if_cancelled(node, row, outcome).await?,
@@ -353,18 +391,20 @@ fn context(node: &Arc<Node>, row: RowId, begun: &Begun, stop: &CancellationToken
     let notes = ProcessNotes { node: Arc::clone(node), row };
     Context {
         node: node.name.clone(),
-        run_dir: node.run_dir.clone(),
         log_dir: node.log_dir.clone(),
         facts,
         stop: stop.clone(),
         processes: Arc::new(notes),
-        run_marker: run_marker(node, row, begun.attempt),
+        runner: node.runner.clone(),
+        run: run_name(node, row, begun.attempt),
+        output_bytes: node.config.agent.output_bytes,
+        kill_left: node.config.agent.left_running == LeftRunning::Kill,
     }
 }
 
-/// What marks the processes of a try, in their environment: unique for ever.
-pub(crate) fn run_marker(node: &Node, row: RowId, attempt: u32) -> String {
-    format!("{}.{}.{attempt}", node.journal.id(), row.0)
+/// The name of a try with the runner, and the mark of its processes: unique for ever.
+pub(crate) fn run_name(node: &Node, row: RowId, attempt: u32) -> RunName {
+    RunName::numbered(&node.journal.id().to_string(), row.0, attempt)
 }
 
 struct ProcessNotes {

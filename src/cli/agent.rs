@@ -19,7 +19,8 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
     if loaded.config.insecure && !loaded.config.has_credentials() {
         tracing::warn!("--insecure: whoever reaches the broker commands this node");
     }
-    let options = agent::Options { config: loaded.config, node, state_dir, policy };
+    let commands = agent::Commands::GoOn;
+    let options = agent::Options { config: loaded.config, node, state_dir, policy, commands };
     match agent::run(options, service::stop_on_signal()?, service::Systemd).await {
         Ok(Ended::Stopped) => Ok(ExitCode::Succeeded),
         Ok(Ended::ForGood) => Ok(ExitCode::Shutdown),

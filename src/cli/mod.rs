@@ -29,6 +29,7 @@ mod quote;
 mod replay;
 mod result;
 mod run;
+mod runner;
 mod send;
 mod sending;
 mod service;
@@ -102,6 +103,9 @@ enum Verb {
     Doctor(doctor::Args),
     /// Check or show the configuration.
     Config(config_verb::Args),
+    /// Run an agent's commands; started by the agent.
+    #[command(hide = true)]
+    Runner(runner::Args),
     /// Write a shell's completion script.
     Completions(completions::Args),
 }
@@ -129,9 +133,15 @@ impl Cli {
     /// tells by its end what was wrong with the connection.
     pub fn default_log(&self) -> &'static str {
         match self.verb {
-            Verb::Agent(_) | Verb::Hub(_) => "info,async_nats=off",
+            Verb::Agent(_) | Verb::Hub(_) | Verb::Runner(_) => "info,async_nats=off",
             _ => "warn,async_nats=off,edgeward::broker::connect=off",
         }
+    }
+
+    /// True for a verb that one thread serves best: it hardly ever does two things at once, and there is one of it per
+    /// agent.
+    pub fn needs_one_thread(&self) -> bool {
+        matches!(self.verb, Verb::Runner(_))
     }
 
     /// Carries out the verb; everything is said when it returns.
@@ -167,6 +177,7 @@ impl Cli {
             Verb::Errors(args) => errors::run(&session, &args).await,
             Verb::Doctor(args) => doctor::run(&session, &args).await,
             Verb::Local(args) => local::run(&session, &args),
+            Verb::Runner(args) => runner::run(&args).await,
             Verb::Config(args) => config_verb::run(&session, &args),
             Verb::Completions(args) => completions::run(&args, Cli::command()),
         }

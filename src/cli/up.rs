@@ -244,6 +244,8 @@ impl Part {
             node: node.clone(),
             state_dir: state_dir.to_owned(),
             policy: policy.clone(),
+            // The whole machine goes away.
+            commands: agent::Commands::End,
         };
         let (run, node) = (agent::run(options, stop.clone(), ()), node.clone());
         let name = format!("the agent of {node}");

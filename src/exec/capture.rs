@@ -18,6 +18,10 @@ pub struct Captured {
 }
 
 impl Captured {
+    pub(super) fn from_parts(head: Vec<u8>, tail: Vec<u8>, total: u64, sha256: [u8; 32]) -> Self {
+        Self { head, tail, total, sha256 }
+    }
+
     /// The first bytes.
     #[must_use]
     pub fn head(&self) -> &[u8] {

@@ -24,7 +24,10 @@ pub(super) fn spawn(spec: &Spec, account: Option<&Account>) -> Result<Child, Spa
             return Err(SpawnError::EnvName { name: name.clone() });
         }
     }
-    let base = env::clean(std::env::vars_os());
+    let base = match &spec.base {
+        Some(base) => env::clean(base.iter().cloned()),
+        None => env::clean(std::env::vars_os()),
+    };
     let program = find(spec, &base)?;
     let mut command = match account.filter(|account| !account.is_ours()) {
         None => {

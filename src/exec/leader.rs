@@ -2,8 +2,10 @@
 //! in the end. Until then neither its pid nor its group's number can become someone else's, so
 //! that signals to the group always meet the right one.
 
+use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
@@ -14,6 +16,18 @@ use super::{How, group, proc};
 
 /// Between two looks at a child of which nothing better can be told.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// The children that somebody here waits for: whoever reaps orphans must leave these alone.
+static KNOWN: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+fn known() -> MutexGuard<'static, BTreeSet<u32>> {
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a child was started here and is waited for.
+pub(super) fn is_known(pid: u32) -> bool {
+    known().contains(&pid)
+}
 
 /// A child and its group. Dropped before [`Leader::reap`], the group gets KILL.
 pub(super) struct Leader {
@@ -36,6 +50,7 @@ enum Watch {
 impl Leader {
     pub(super) fn new(child: Child) -> Self {
         let group = proc::group_id(child.id());
+        known().insert(child.id());
         Self { child: Some(child), group, watch: Watch::new(group) }
     }
 
@@ -83,10 +98,14 @@ impl Drop for Leader {
         };
         group::kill(self.group());
         if let Err(mut child) = take_status(child) {
+            let pid = child.id();
             // A thread, not a task: it must also work while the runtime goes down. Where no
             // thread can be had, the zombie stays until the agent ends.
             let reaper = std::thread::Builder::new().name("reap".to_owned());
-            let _ = reaper.spawn(move || child.wait());
+            let _ = reaper.spawn(move || {
+                let _ = child.wait();
+                known().remove(&pid);
+            });
         }
     }
 }
@@ -94,11 +113,14 @@ impl Drop for Leader {
 /// The status of a child that has ended, none where it cannot be had; `Err` gives back one that
 /// has not ended.
 fn take_status(mut child: Child) -> Result<Option<ExitStatus>, Child> {
-    match child.try_wait() {
-        Ok(Some(status)) => Ok(Some(status)),
-        Ok(None) => Err(child),
-        Err(_) => Ok(None),
-    }
+    let pid = child.id();
+    let taken = match child.try_wait() {
+        Ok(Some(status)) => Some(status),
+        Ok(None) => return Err(child),
+        Err(_) => None,
+    };
+    known().remove(&pid);
+    Ok(taken)
 }
 
 fn how(status: ExitStatus) -> How {

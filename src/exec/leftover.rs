@@ -1,27 +1,32 @@
-//! Processes that an earlier agent left behind: finding them by the mark that their environment
-//! carries, and ending them without ever hitting a stranger who got the same pid.
+//! Processes that a run left behind: finding them by the mark that their environment carries, and ending them without
+//! ever hitting a stranger who got the same pid.
 
 use std::time::Duration;
 
 use rustix::process::{Pid, getpgrp};
+use tokio::time::{Instant, sleep};
 
 use super::group;
+use super::leader;
 use super::proc::{self, Process};
 use crate::model::process::Started;
 
+/// Between two sweeps for what started while the last one went on.
+const SWEEP_AGAIN: Duration = Duration::from_millis(5);
+
 /// An environment variable, set through `Spec::env`, that tells the processes of one run from all
 /// others. A child that clears its environment loses it.
-#[derive(Clone, Copy, Debug)]
-pub struct Marker<'a> {
+#[derive(Clone, Debug)]
+pub struct Marker {
     /// Name of the variable.
-    pub key: &'a str,
+    pub key: &'static str,
     /// Value, unique to the run.
-    pub value: &'a str,
+    pub value: String,
 }
 
-impl Marker<'_> {
+impl Marker {
     fn is_on(&self, process: &Process) -> bool {
-        proc::has_env(process.started.pid, self.key, self.value)
+        proc::has_env(process.started.pid, self.key, &self.value)
     }
 }
 
@@ -37,29 +42,57 @@ pub struct Leftover {
 /// The living processes that were started with the marker, as far as this user may look: runs
 /// whose pid was never written down, and their descendants.
 #[must_use]
-pub fn find_marked(marker: Marker<'_>) -> Vec<Started> {
+pub fn find_marked(marker: &Marker) -> Vec<Started> {
     marked(marker).iter().map(|process| process.started).collect()
 }
 
 /// Ends what is left of a run of this boot: TERM, after `grace` KILL.
 ///
-/// With a `leader`, his group is ended if he is still the same process, or, he being dead, if a
-/// member of the group carries the marker. Without one (the agent died before it could write him
-/// down) every group with a marked member is ended. The caller's own group never is. Comes back
-/// within `grace` and some seconds.
-pub async fn kill_leftover(leader: Option<Started>, marker: Marker<'_>, grace: Duration) -> Leftover {
-    let groups = match leader {
-        Some(leader) => group_of(leader, marker).into_iter().collect(),
-        None => groups_of(&marked(marker)),
-    };
+/// The `leader`'s group is ended if he is still the same process, or, he being dead, if a member of the group carries
+/// the marker; and every group with a marked member is. The caller's own group never is. Comes back within `grace` and
+/// some seconds.
+pub async fn kill_leftover(leader: Option<Started>, marker: &Marker, grace: Duration) -> Leftover {
+    let mut groups = groups_of(&marked(marker));
+    groups.extend(leader.and_then(|leader| group_of(leader, marker)).filter(|group| !groups.contains(group)));
     if groups.is_empty() {
         return Leftover::default();
     }
-    let started = |processes: Vec<Process>| processes.iter().map(|one| one.started).collect();
-    Leftover { found: started(group::members(&groups)), alive: started(group::end(&groups, grace).await) }
+    let found = group::members(&groups).into_iter().map(|one| one.started).collect();
+    let alive = end(groups, Some(marker), grace).await.into_iter().map(|one| one.started).collect();
+    Leftover { found, alive }
 }
 
-fn marked(marker: Marker<'_>) -> Vec<Process> {
+/// Ends these groups and every group with a marked member, also one that is made meanwhile: TERM, after `grace` KILL.
+/// Tells who is left.
+pub(super) async fn end(mut groups: Vec<Pid>, marker: Option<&Marker>, grace: Duration) -> Vec<Process> {
+    let Some(marker) = marker else { return group::end(&groups, grace).await };
+    let more = groups_of(&marked(marker));
+    groups.extend(more.into_iter().filter(|group| !groups.contains(group)).collect::<Vec<_>>());
+    let mut left = group::end(&groups, grace).await;
+    // Who forks faster than it is looked, or left his group as he was told to end, gets no more grace.
+    let since = Instant::now();
+    loop {
+        let more = groups_of(&marked(marker));
+        if more.is_empty() || since.elapsed() > group::KILL_WAIT {
+            left.extend(group::members(&more));
+            return left;
+        }
+        group::kill(&more);
+        sleep(SWEEP_AGAIN).await;
+    }
+}
+
+/// Whether a living process of the groups or with the marker is our own child although nobody here waits for it: its
+/// parents have died. That comes about only in a process that orphans come to; there it tells of everything that lives on.
+pub(super) fn is_orphaned(groups: &[Pid], marker: Option<&Marker>) -> bool {
+    let mut orphans = proc::children().into_iter().filter(|pid| !leader::is_known(*pid)).filter_map(proc::alive);
+    orphans.any(|orphan| {
+        let grouped = groups.iter().any(|group| proc::group_id(orphan.group) == Some(*group));
+        grouped || marker.is_some_and(|marker| marker.is_on(&orphan))
+    })
+}
+
+fn marked(marker: &Marker) -> Vec<Process> {
     let mut processes = proc::living().unwrap_or_default();
     processes.retain(|process| marker.is_on(process));
     processes
@@ -67,7 +100,7 @@ fn marked(marker: Marker<'_>) -> Vec<Process> {
 
 /// The leader's group, if it is still his: the kernel does not give a number away again while a
 /// group of that number has members.
-fn group_of(leader: Started, marker: Marker<'_>) -> Option<Pid> {
+fn group_of(leader: Started, marker: &Marker) -> Option<Pid> {
     let group = not_ours(leader.pid)?;
     let members: Vec<_> = group::members(&[group]);
     let same = members.iter().any(|member| member.started == leader);

@@ -6,10 +6,12 @@
 //! never decides whether something may be run.
 //!
 //! A run is [`spawn`], then [`Running::wait`]. Each child leads a process group of its own, and
-//! that group is what a timeout, a stop or a dropped wait ends. A process that leaves the group
-//! by `setsid` outlives it; where it still holds the output, [`Exit::left_running`] says so.
-//! All killing is in `group`, so that other ways to hold a tree together (a cgroup, a runner
-//! that outlives the agent) can take its place.
+//! that group is what a timeout, a stop or a dropped wait ends; with it go those who left the
+//! group by `setsid`, where they carry the mark of the run. What lives on after a child that
+//! ended by itself is told ([`Exit::left_running`]) or ended, too ([`Limits::kill_left`]).
+//! All killing is in `group`.
+//!
+//! A node's commands run in a process that outlives the agent: [`runner`].
 
 mod capture;
 mod command;
@@ -18,12 +20,14 @@ mod group;
 mod leader;
 mod leftover;
 mod proc;
+pub mod runner;
 mod running;
 mod user;
 
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -46,6 +50,8 @@ pub struct Spec {
     pub cwd: Option<PathBuf>,
     /// Set over the cleaned environment; of equal names the last counts.
     pub env: Vec<(OsString, OsString)>,
+    /// The environment to start from, cleaned in any case; this process's own where `None`.
+    pub base: Option<Arc<Vec<(OsString, OsString)>>>,
     /// What the child reads.
     pub stdin: Stdin,
     /// Login name to run as: uid, gid, supplementary groups, `HOME`, `USER`, `LOGNAME` and
@@ -77,6 +83,10 @@ pub struct Limits {
     /// After the child has ended, how long a process that it left behind may hold the output
     /// open before the result is given without it.
     pub drain: Duration,
+    /// Bytes of each of the two streams that a run's file holds; beyond them its tail alone.
+    pub file: u64,
+    /// What lives on when the child has ended is ended, too.
+    pub kill_left: bool,
 }
 
 /// What became of a run.
@@ -92,6 +102,8 @@ pub struct Exit {
     pub stderr: Captured,
     /// Something that the child started lives on, in its group or holding its output.
     pub left_running: bool,
+    /// From the start to here.
+    pub took: Duration,
 }
 
 /// How a child ended.
@@ -198,7 +210,7 @@ pub async fn spawn(spec: &Spec, limits: &Limits) -> Result<Running, SpawnError> 
         None => None,
         Some(name) => Some(user::Account::find(name).await?),
     };
-    running::start(spec, account.as_ref(), limits)
+    running::start(spec, account.as_ref(), limits, running::Extras::default())
 }
 
 #[cfg(test)]

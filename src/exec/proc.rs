@@ -30,6 +30,11 @@ pub(super) fn start_time(pid: u32) -> Option<u64> {
     Some(read(pid)?.process.started.start_time)
 }
 
+/// The process of this pid, where it lives.
+pub(super) fn alive(pid: u32) -> Option<Process> {
+    read(pid).filter(|stat| !stat.dead).map(|stat| stat.process)
+}
+
 /// All living processes that can be seen; `None` where there is no `/proc`.
 pub(super) fn living() -> Option<Vec<Process>> {
     read(getpid().as_raw_nonzero().get().unsigned_abs())?;
@@ -38,6 +43,15 @@ pub(super) fn living() -> Option<Vec<Process>> {
         name.to_str()?.parse::<u32>().ok()
     });
     Some(pids.filter_map(read).filter(|stat| !stat.dead).map(|stat| stat.process).collect())
+}
+
+/// Our own living or dead children; none where the kernel does not list them.
+pub(super) fn children() -> Vec<u32> {
+    let lists = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let lists = lists.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    lists
+        .flat_map(|list| list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect()
 }
 
 /// Whether the process was started with `key=value` in its environment, as far as we may look.

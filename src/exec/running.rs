@@ -7,11 +7,13 @@ use std::process::Child;
 
 use bytes::{Buf, Bytes};
 use tokio::net::unix::pipe;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::capture::Recorder;
 use super::leader::Leader;
+use super::leftover::{self, Marker};
+use super::runner::StreamLog;
 use super::user::Account;
 use super::{Captured, Cut, Exit, Limits, SpawnError, Spec, Stdin, command, group, proc};
 use crate::model::process::Started;
@@ -34,19 +36,34 @@ pub struct Running {
     limits: Limits,
     leader: Leader,
     pipes: Pipes,
+    mark: Option<Marker>,
+}
+
+/// What a run of the runner has besides.
+#[derive(Default)]
+pub(super) struct Extras {
+    /// What all its processes carry in their environment.
+    pub(super) mark: Option<Marker>,
+    /// Where its output goes: standard output, standard error.
+    pub(super) logs: Option<[StreamLog; 2]>,
 }
 
 /// Starts the child; the account is that of `spec.user`.
-pub(super) fn start(spec: &Spec, account: Option<&Account>, limits: &Limits) -> Result<Running, SpawnError> {
+pub(super) fn start(
+    spec: &Spec,
+    account: Option<&Account>,
+    limits: &Limits,
+    extras: Extras,
+) -> Result<Running, SpawnError> {
     let mut child = command::spawn(spec, account)?;
     let pid = child.id();
     let ends = Ends::take(&mut child);
     let leader = Leader::new(child); // from here on a failure kills and reaps
     let pipes = ends
-        .open(&spec.stdin, limits.keep)
+        .open(&spec.stdin, limits.keep, extras.logs)
         .map_err(|source| SpawnError::Io { program: spec.program.clone().into(), source })?;
     let started = Started { pid, start_time: proc::start_time(pid).unwrap_or(0) };
-    Ok(Running { started, since: Instant::now(), limits: *limits, leader, pipes })
+    Ok(Running { started, since: Instant::now(), limits: *limits, leader, pipes, mark: extras.mark })
 }
 
 impl Running {
@@ -61,16 +78,26 @@ impl Running {
     pub async fn wait(mut self, stop: CancellationToken) -> Exit {
         let ended_by = self.child_or_cut(&stop).await;
         if ended_by.is_some() {
-            self.end_group().await;
+            self.end_tree().await;
         }
         self.drain(&stop, ended_by.is_some()).await;
-
-        let held = self.pipes.are_held();
+        if self.limits.kill_left && ended_by.is_none() && self.lives_on() {
+            self.end_tree().await;
+            self.drain(&stop, true).await;
+        }
         let group = self.leader.group().to_vec();
+        let lived_on = self.lives_on();
         let how = self.leader.reap();
-        let left_running = held || !group::members(&group).is_empty();
+        // Only now is the dead leader no member any more.
+        let left_running = lived_on || !group::members(&group).is_empty();
         let (stdout, stderr) = self.pipes.finish();
-        Exit { how, ended_by, stdout, stderr, left_running }
+        Exit { how, ended_by, stdout, stderr, left_running, took: self.since.elapsed() }
+    }
+
+    /// Whether something that the child started lives after it: it holds the output, or has become ours. Cheap where
+    /// nothing does.
+    fn lives_on(&self) -> bool {
+        self.pipes.are_held() || leftover::is_orphaned(self.leader.group(), self.mark.as_ref())
     }
 
     async fn child_or_cut(&mut self, stop: &CancellationToken) -> Option<Cut> {
@@ -84,10 +111,10 @@ impl Running {
         }
     }
 
-    async fn end_group(&mut self) {
+    async fn end_tree(&mut self) {
         let end = async {
             let group = self.leader.group().to_vec();
-            group::end(&group, self.limits.grace).await;
+            leftover::end(group, self.mark.as_ref(), self.limits.grace).await;
             // Already so, unless it hangs in the kernel.
             let _ = timeout(group::KILL_WAIT, self.leader.ended()).await;
         };
@@ -133,14 +160,19 @@ impl Ends {
         }
     }
 
-    fn open(self, stdin: &Stdin, keep: usize) -> io::Result<Pipes> {
+    fn open(self, stdin: &Stdin, keep: usize, logs: Option<[StreamLog; 2]>) -> io::Result<Pipes> {
+        let [log, error_log] = logs.map_or([None, None], |logs| logs.map(Some));
         let stdin = match (self.stdin, stdin) {
             (Some(fd), Stdin::Bytes(bytes)) => {
                 Some(Feed { pipe: pipe::Sender::from_owned_fd(fd)?, bytes: bytes.clone() })
             }
             _ => None,
         };
-        Ok(Pipes { stdin, stdout: Stream::open(self.stdout, keep)?, stderr: Stream::open(self.stderr, keep)? })
+        Ok(Pipes {
+            stdin,
+            stdout: Stream::open(self.stdout, keep, log)?,
+            stderr: Stream::open(self.stderr, keep, error_log)?,
+        })
     }
 }
 
@@ -174,7 +206,7 @@ impl Pipes {
     }
 
     fn finish(self) -> (Captured, Captured) {
-        (self.stdout.record.finish(), self.stderr.record.finish())
+        (self.stdout.finish(), self.stderr.finish())
     }
 }
 
@@ -182,17 +214,28 @@ impl Pipes {
 struct Stream {
     pipe: Option<pipe::Receiver>,
     record: Recorder,
+    log: Option<StreamLog>,
 }
 
 impl Stream {
-    fn open(fd: Option<OwnedFd>, keep: usize) -> io::Result<Self> {
+    fn open(fd: Option<OwnedFd>, keep: usize, log: Option<StreamLog>) -> io::Result<Self> {
         let pipe = fd.map(pipe::Receiver::from_owned_fd).transpose()?;
-        Ok(Self { pipe, record: Recorder::new(keep) })
+        Ok(Self { pipe, record: Recorder::new(keep), log })
     }
 
     async fn read(&mut self) {
         while let Some(pipe) = &self.pipe {
-            if pipe.readable().await.is_err() {
+            let due = self.log.as_ref().and_then(StreamLog::due);
+            let readable = match due {
+                Some(due) if due > Instant::now() => timeout_at(due, pipe.readable()).await.unwrap_or(Ok(())),
+                _ => {
+                    if let Some(log) = &mut self.log {
+                        log.flush();
+                    }
+                    pipe.readable().await
+                }
+            };
+            if readable.is_err() {
                 self.pipe = None;
             } else if self.take(READS_PER_TURN, pipe::Receiver::try_read) {
                 // Waiting for a readable pipe alone would never give way to others.
@@ -208,13 +251,26 @@ impl Stream {
             let Some(pipe) = &self.pipe else { return false };
             match read(pipe, &mut buffer) {
                 Ok(0) => self.pipe = None,
-                Ok(read) => self.record.push(&buffer[..read]),
+                Ok(read) => {
+                    self.record.push(&buffer[..read]);
+                    if let Some(log) = &mut self.log {
+                        log.push(&buffer[..read]);
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => self.pipe = None,
             }
         }
         true
+    }
+
+    fn finish(self) -> Captured {
+        let captured = self.record.finish();
+        if let Some(log) = self.log {
+            log.finish(&captured);
+        }
+        captured
     }
 }
 

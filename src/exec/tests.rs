@@ -17,6 +17,8 @@ const LIMITS: Limits = Limits {
     grace: Duration::from_secs(5),
     keep: 64 * 1024,
     drain: Duration::from_secs(5),
+    file: 0,
+    kill_left: false,
 };
 
 fn shell(script: &str) -> Spec {
@@ -102,8 +104,8 @@ fn marked(mut spec: Spec, value: &str) -> Spec {
     spec
 }
 
-fn marker(value: &str) -> Marker<'_> {
-    Marker { key: "EDGEWARD_RUN", value }
+fn marker(value: &str) -> Marker {
+    Marker { key: "EDGEWARD_RUN", value: value.to_owned() }
 }
 
 async fn within<F: Future>(seconds: u64, future: F) -> F::Output {
@@ -247,7 +249,7 @@ async fn the_result_of_a_child_that_heeds_term_is_kept() {
 
 #[tokio::test]
 async fn a_timeout_without_end_is_fine() {
-    let limits = Limits { timeout: Duration::MAX, grace: Duration::MAX, drain: Duration::MAX, keep: 10 };
+    let limits = Limits { timeout: Duration::MAX, grace: Duration::MAX, drain: Duration::MAX, ..LIMITS };
     assert_eq!(within(20, run_with(&shell("exit 1"), limits)).await.how, How::Exited(1));
 }
 
@@ -420,13 +422,13 @@ async fn marked_processes_are_found() {
     let spec = marked(shell("sleep 1000 & wait"), &value);
     let running = spawn(&spec, &LIMITS).await.unwrap();
     let found = until("both", || {
-        let found = find_marked(marker(&value));
+        let found = find_marked(&marker(&value));
         (found.len() == 2).then_some(found)
     });
     assert!(found.await.contains(&running.started()));
-    assert!(find_marked(marker(&value[1..])).is_empty());
+    assert!(find_marked(&marker(&value[1..])).is_empty());
     drop(running);
-    until("none", || find_marked(marker(&value)).is_empty().then_some(())).await;
+    until("none", || find_marked(&marker(&value)).is_empty().then_some(())).await;
 }
 
 #[tokio::test]
@@ -436,7 +438,7 @@ async fn a_leftover_is_ended_by_its_name() {
     let leader = running.started();
     let wait = tokio::spawn(running.wait(CancellationToken::new()));
     let grace = Duration::from_millis(200);
-    let met = within(20, kill_leftover(Some(leader), marker(&value), grace)).await;
+    let met = within(20, kill_leftover(Some(leader), &marker(&value), grace)).await;
     assert!(met.found.contains(&leader), "{met:?}");
     assert_eq!(met.alive, []);
     let exit = wait.await.unwrap();
@@ -450,12 +452,12 @@ async fn a_stranger_with_the_same_pid_is_left_alone() {
     let running = spawn(&shell("sleep 1000"), &LIMITS).await.unwrap();
     let mut leader = running.started();
     leader.start_time -= 1;
-    let met = kill_leftover(Some(leader), marker(&value), Duration::ZERO).await;
+    let met = kill_leftover(Some(leader), &marker(&value), Duration::ZERO).await;
     assert_eq!(met, Leftover::default());
     assert!(is_alive(leader.pid));
     for pid in [0, 1, u32::MAX] {
         let leader = Started { pid, start_time: 0 };
-        let met = kill_leftover(Some(leader), marker(&value), Duration::ZERO).await;
+        let met = kill_leftover(Some(leader), &marker(&value), Duration::ZERO).await;
         assert_eq!(met, Leftover::default());
     }
 }
@@ -471,12 +473,12 @@ async fn what_a_dead_leader_left_is_ended_by_the_marker_alone() {
         let pid = background.pid().await;
 
         let other = unique();
-        let met = kill_leftover(Some(leader), marker(&other), Duration::ZERO).await;
+        let met = kill_leftover(Some(leader), &marker(&other), Duration::ZERO).await;
         assert_eq!(met, Leftover::default());
         assert!(is_alive(pid));
 
         let leader = leader_known.then_some(leader);
-        let met = within(20, kill_leftover(leader, marker(&value), LIMITS.grace)).await;
+        let met = within(20, kill_leftover(leader, &marker(&value), LIMITS.grace)).await;
         assert_eq!(met.found.len(), 1);
         assert_eq!((met.found[0].pid, met.alive.len()), (pid, 0));
         assert!(!is_alive(pid));

@@ -18,6 +18,8 @@ const GETENT_LIMITS: Limits = Limits {
     grace: Duration::from_secs(1),
     keep: 64 * 1024,
     drain: Duration::from_millis(100),
+    file: 0,
+    kill_left: true,
 };
 
 /// What the system knows of a user.
@@ -118,7 +120,7 @@ async fn getent(name: &str) -> Vec<u8> {
         return Vec::new();
     };
     let spec = Spec { program: program.into(), args: vec!["passwd".into(), name.into()], ..Spec::default() };
-    let Ok(run) = running::start(&spec, None, &GETENT_LIMITS) else {
+    let Ok(run) = running::start(&spec, None, &GETENT_LIMITS, running::Extras::default()) else {
         return Vec::new();
     };
     let exit = run.wait(CancellationToken::new()).await;

@@ -8,8 +8,9 @@ pub(super) const APPLICATION_ID: i32 = 0x6564_6777;
 pub(super) const VERSION: i32 = 4;
 
 /// Columns that came after version 1: table, column, type.
-pub(super) const LATER_COLUMNS: [(&str, &str, &str); 4] = [
+pub(super) const LATER_COLUMNS: [(&str, &str, &str); 5] = [
     ("messages", "name", "TEXT"),       // the method, with its lane token behind a dot
+    ("messages", "chunks", "INTEGER"),  // of output, of all tries that are over
     ("outbox", "message", "INTEGER"),   // the message whose terminal record it is, where that is kept once published
     ("messages", "granted", "INTEGER"), // tries that a directive has added
     ("messages", "target", "TEXT"),     // to whom it was: a node or @group
@@ -74,6 +75,16 @@ CREATE TABLE IF NOT EXISTS records (       -- terminal records of commands, publ
     subject TEXT NOT NULL,
     body    BLOB NOT NULL                 -- without output where that made it large
 );
+
+CREATE TABLE IF NOT EXISTS outputs (       -- tries whose output is published, until all of it is and the try is settled
+    run     TEXT PRIMARY KEY,             -- its name with the runner
+    message INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    subject TEXT NOT NULL,                -- of its chunks, without the number
+    base    INTEGER NOT NULL,             -- chunks of earlier tries
+    sent    INTEGER NOT NULL DEFAULT 0,   -- of this try's chunks, those that are stored
+    total   INTEGER                       -- how many there are, once it is over
+) WITHOUT ROWID;
 
 CREATE TABLE IF NOT EXISTS processes (     -- those that were ever stopped, restarted or failed
     name          TEXT PRIMARY KEY,

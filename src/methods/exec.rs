@@ -33,7 +33,7 @@ impl Handler for Exec {
         run(work, cx).boxed()
     }
 
-    fn keeps_timeout(&self) -> bool {
+    fn outlives_agent(&self) -> bool {
         true
     }
 }
@@ -116,6 +116,7 @@ impl Call {
             env: self.env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             stdin: self.stdin.map_or(Stdin::Null, |text| Stdin::Bytes(text.into())),
             user: self.user,
+            ..Spec::default()
         }
     }
 }
@@ -187,13 +188,14 @@ mod tests {
     #[tokio::test]
     async fn folder_environment_and_input_are_as_given() {
         let node = Node::new();
-        let folder = node.folder.path().to_str().unwrap();
+        let folder = node.folder.path().to_str().unwrap().to_owned();
         let script = "pwd; echo $COLOUR; cat";
         let body = serde_json::json!({
-            "argv": ["sh", "-c", script], "cwd": folder, "env": {"COLOUR": "deep red"}, "stdin": "line\u{0}\n",
+            "argv": ["sh", "-c", script], "cwd": folder.as_str(), "env": {"COLOUR": "deep red"}, "stdin": "line\u{0}\n",
         });
         assert_eq!(text(&run_in(&node, &body).await.stdout), format!("{folder}\ndeep red\nline\u{0}\n"));
 
+        let node = node.again();
         let bare = serde_json::json!({"argv": ["sh", "-c", script]});
         assert_eq!(text(&run_in(&node, &bare).await.stdout), "/\n\n");
     }
@@ -206,6 +208,7 @@ mod tests {
             (outcome.state, error(&outcome)),
             (State::Failed, (Code::Spawn, "program \"no-such-program\" not found"))
         );
+        let node = node.again();
         let outcome = run_in(&node, &serde_json::json!({"argv": ["id"], "user": "no-such-user"})).await;
         assert_eq!(error(&outcome), (Code::Spawn, "no such user \"no-such-user\""));
     }

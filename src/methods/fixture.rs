@@ -2,6 +2,7 @@
 
 use super::{Context, NodeFacts, ProcessLog, Work};
 use crate::exec::Started;
+use crate::exec::runner::{Place, Role, RunName, Runner, serve};
 use crate::model::admit::Admitted;
 use crate::model::error_event::Code;
 use crate::model::header::MsgHeaders;
@@ -15,13 +16,19 @@ use bytes::Bytes;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// The name of a try that no other has.
+pub(super) fn fresh_run() -> RunName {
+    RunName::try_from(MessageId::fresh().to_string()).unwrap()
+}
 
 /// A node with folders of its own, which go when it is dropped.
 pub(super) struct Node {
     pub cx: Context,
     pub folder: TempDir,
     processes: Arc<Processes>,
+    _end: DropGuard,
 }
 
 #[derive(Default)]
@@ -50,19 +57,31 @@ impl NodeFacts for Facts {
 impl Node {
     pub fn new() -> Node {
         let folder = tempfile::tempdir().unwrap();
-        let run_dir = folder.path().join("run");
-        std::fs::create_dir(&run_dir).unwrap();
+        let place = Place::make(&folder.path().join("run")).unwrap();
+        let end = CancellationToken::new();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(serve(place.clone(), Role::Part, end.clone()));
+        }
         let processes = Arc::new(Processes::default());
         let cx = Context {
             node: "n1".parse().unwrap(),
-            run_dir,
             log_dir: folder.path().join("state/log"),
             facts: Arc::new(Facts),
             stop: CancellationToken::new(),
             processes: Arc::clone(&processes) as Arc<dyn ProcessLog>,
-            run_marker: MessageId::fresh().to_string(),
+            // The one that serves is found; another could not be started.
+            runner: Runner::new(place, "/no/such/program".into()),
+            run: fresh_run(),
+            output_bytes: 1 << 20,
+            kill_left: false,
         };
-        Node { cx, folder, processes }
+        Node { cx, folder, processes, _end: end.drop_guard() }
+    }
+
+    /// The same node for another try.
+    pub fn again(self) -> Node {
+        let stop = CancellationToken::new();
+        Node { cx: Context { run: fresh_run(), stop, ..self.cx }, ..self }
     }
 
     /// The processes told so far.

@@ -17,6 +17,7 @@ mod process;
 mod shell;
 
 use crate::exec::Started;
+use crate::exec::runner::{RunName, Runner};
 use crate::model::admit::{Admitted, MethodFacts};
 use crate::model::message::Kind;
 use crate::model::name::NodeName;
@@ -45,8 +46,6 @@ pub struct Work {
 pub struct Context {
     /// The node.
     pub node: NodeName,
-    /// Where scripts and other files of a run may be put; private to the agent.
-    pub run_dir: PathBuf,
     /// Where `log` writes.
     pub log_dir: PathBuf,
     /// What the node knows of itself and its broker.
@@ -55,8 +54,14 @@ pub struct Context {
     pub stop: CancellationToken,
     /// Told of each process as it starts, so that a later agent can find it.
     pub processes: Arc<dyn ProcessLog>,
-    /// A variable set for each process, unique to this try: `EDGEWARD_RUN=<value>`.
-    pub run_marker: String,
+    /// What outlives the agent: commands are its children.
+    pub runner: Runner,
+    /// The name of this try there, unique for ever: `EDGEWARD_RUN` in the environment of its processes.
+    pub run: RunName,
+    /// Bytes of each output stream that are kept in full.
+    pub output_bytes: u64,
+    /// Whether what a command left in the background is ended with it.
+    pub kill_left: bool,
 }
 
 /// What the node knows of itself and its broker.
@@ -74,9 +79,6 @@ pub trait ProcessLog: Send + Sync {
     /// A process was started. Does not wait.
     fn started(&self, process: Started);
 }
-
-/// The variable that marks the processes of a try.
-pub const RUN_VARIABLE: &str = "EDGEWARD_RUN";
 
 /// How long a process has between TERM and KILL.
 pub const KILL_GRACE: Duration = Duration::from_secs(5);
@@ -98,8 +100,9 @@ pub trait Handler: Send + Sync {
         None
     }
 
-    /// True where `run` keeps the message's timeout itself, and reports what there was until then.
-    fn keeps_timeout(&self) -> bool {
+    /// True where what `run` does goes on without the agent: it keeps the message's timeout itself, may be dropped at any
+    /// time, and called again with the same try, by this agent or the next one, it takes up what it began.
+    fn outlives_agent(&self) -> bool {
         false
     }
 }

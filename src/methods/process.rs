@@ -4,8 +4,9 @@
 //! at a body.
 
 use super::fault::{stopped, with_causes};
-use super::{Context, KILL_GRACE, RUN_VARIABLE, Work};
-use crate::exec::{self, Captured, Cut, Exit, How, Limits, Spec};
+use super::{Context, KILL_GRACE, Work};
+use crate::exec::runner::{RUN_VARIABLE, RunError};
+use crate::exec::{Captured, Cut, Exit, How, Limits, Spec};
 use crate::model::error_event::Code;
 use crate::model::record::{INLINE_OUTPUT, Outcome, Output, RecordError};
 use crate::model::state::State;
@@ -20,28 +21,34 @@ pub(super) const CWD: &str = "/";
 const DRAIN: Duration = Duration::from_millis(200);
 
 /// Runs `spec` with the message's timeout, and with variables that tell the child what it runs for:
-/// `EDGEWARD_MSG_NODE`, `…_ID`, `…_FROM`, `…_SEQ`, `…_ATTEMPT`, and the marker of the try.
+/// `EDGEWARD_MSG_NODE`, `…_ID`, `…_FROM`, `…_SEQ`, `…_ATTEMPT`, and the mark of the try. A try that has begun already is
+/// taken up where it stands.
 pub(super) async fn run(mut spec: Spec, work: &Work, cx: &Context) -> Outcome {
-    // Last, so that no message can give its processes another try's marker.
+    // Last, so that no message can give its processes another try's mark.
     spec.env.extend(variables(work, cx));
     let timeout = work.message.settings.timeout;
-    let limits = Limits { timeout, grace: KILL_GRACE, keep: INLINE_OUTPUT, drain: DRAIN };
-    let spawned = tokio::select! {
-        biased;
-        () = cx.stop.cancelled() => return stopped("was stopped before it began"),
-        spawned = exec::spawn(&spec, &limits) => spawned,
+    let limits = Limits {
+        timeout,
+        grace: KILL_GRACE,
+        keep: INLINE_OUTPUT,
+        drain: DRAIN,
+        file: cx.output_bytes,
+        kill_left: cx.kill_left,
     };
-    let running = match spawned {
-        Ok(running) => running,
-        Err(error) => return Outcome::ended(State::Failed, Code::Spawn, with_causes(&error)),
-    };
-    let leader = running.started();
-    cx.processes.started(leader);
-    let exit = running.wait(cx.stop.clone()).await;
-    if exit.left_running {
-        tracing::info!(id = %work.message.id, pid = leader.pid, "a process that the command started lives on");
+    let started = |process| cx.processes.started(process);
+    match cx.runner.run(&cx.run, &spec, &limits, &cx.stop, &started).await {
+        Ok(exit) => {
+            if exit.left_running {
+                tracing::info!(id = %work.message.id, "a process that the command started lives on");
+            }
+            outcome(&exit, timeout)
+        }
+        Err(error @ RunError::Stopped) => stopped(&error.to_string()),
+        Err(error @ RunError::Lost) => Outcome::ended(State::Interrupted, Code::Interrupted, error.to_string()),
+        Err(error @ (RunError::Failed(_) | RunError::NoRunner(_))) => {
+            Outcome::ended(State::Failed, Code::Spawn, with_causes(&error))
+        }
     }
-    outcome(&exit, timeout)
 }
 
 fn variables(work: &Work, cx: &Context) -> [(OsString, OsString); 6] {
@@ -52,7 +59,7 @@ fn variables(work: &Work, cx: &Context) -> [(OsString, OsString); 6] {
         ("EDGEWARD_MSG_FROM", message.subject.from.to_string()),
         ("EDGEWARD_MSG_SEQ", message.at.seq.to_string()),
         ("EDGEWARD_MSG_ATTEMPT", work.attempt.to_string()),
-        (RUN_VARIABLE, cx.run_marker.clone()),
+        (RUN_VARIABLE, cx.run.to_string()),
     ]
     .map(|(name, value)| (name.into(), value.into()))
 }
@@ -79,7 +86,15 @@ fn outcome(exit: &Exit, timeout: Duration) -> Outcome {
         None => (State::Succeeded, None),
         Some((state, code, text)) => (state, Some(RecordError::new(code, text + left))),
     };
-    Outcome { state, exit_code, signal, stdout: output(&exit.stdout), stderr: output(&exit.stderr), error }
+    Outcome {
+        state,
+        exit_code,
+        signal,
+        stdout: output(&exit.stdout),
+        stderr: output(&exit.stderr),
+        error,
+        ..Outcome::succeeded()
+    }
 }
 
 fn output(captured: &Captured) -> Output {
@@ -90,6 +105,7 @@ fn output(captured: &Captured) -> Output {
 mod tests {
     use super::super::fixture::{Node, error, text, until, work};
     use super::*;
+    use crate::exec;
 
     fn sh(script: &str) -> Spec {
         Spec { program: "/bin/sh".into(), args: vec!["-c".into(), script.into()], ..Spec::default() }
@@ -110,11 +126,13 @@ mod tests {
         assert_eq!((good.state, good.exit_code, good.error), (State::Succeeded, Some(0), None));
         assert_eq!((text(&good.stdout), text(&good.stderr)), ("out\n".into(), "err\n".into()));
 
+        let node = node.again();
         let bad = run_in(&node, "echo half; exit 3", LONG).await;
         assert_eq!((bad.state, bad.exit_code), (State::Failed, Some(3)));
         assert_eq!(error(&bad), (Code::Failed, "exit code 3"));
         assert_eq!(text(&bad.stdout), "half\n");
 
+        let node = node.again();
         let killed = run_in(&node, "kill -9 $$", LONG).await;
         assert_eq!((killed.state, killed.exit_code, killed.signal), (State::Failed, None, Some(9)));
         assert_eq!(error(&killed), (Code::Failed, "ended by signal 9"));
@@ -138,6 +156,8 @@ mod tests {
         let (outcome, ()) = tokio::join!(run_in(&node, "sleep 1000", LONG), stop);
         assert_eq!((outcome.state, error(&outcome).0), (State::Interrupted, Code::Interrupted));
 
+        let node = node.again();
+        node.cx.stop.cancel();
         let late = run_in(&node, "true", LONG).await;
         assert_eq!(error(&late), (Code::Interrupted, "was stopped before it began"));
         assert_eq!(node.started().len(), 1, "nothing starts after a stop");
@@ -154,7 +174,7 @@ mod tests {
         work.attempt = 2;
         let outcome = run(spec, &work, &node.cx).await;
         let pid = node.started()[0].pid;
-        assert_eq!(text(&outcome.stdout), format!("{pid} n1 x1 ops 7 2 {}\n", node.cx.run_marker));
+        assert_eq!(text(&outcome.stdout), format!("{pid} n1 x1 ops 7 2 {}\n", node.cx.run));
     }
 
     #[tokio::test]
@@ -170,15 +190,42 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_left_in_the_background_is_told_beside_an_error_only() {
-        let node = Node::new();
-        let good = run_in(&node, "sleep 1000 & echo up", LONG).await;
-        assert_eq!((good.state, text(&good.stdout)), (State::Succeeded, "up\n".into()));
-        let bad = run_in(&node, "sleep 1000 & exit 1", LONG).await;
-        assert_eq!(error(&bad), (Code::Failed, "exit code 1; something that it started lives on"));
-        for leader in node.started() {
-            let marker = exec::Marker { key: RUN_VARIABLE, value: &node.cx.run_marker };
-            exec::kill_leftover(Some(leader), marker, Duration::ZERO).await;
+        for (script, message) in [
+            ("sleep 1000 & echo up", None),
+            ("sleep 1000 & echo up; exit 1", Some("exit code 1; something that it started lives on")),
+        ] {
+            let node = Node::new();
+            let outcome = run_in(&node, script, LONG).await;
+            assert_eq!(text(&outcome.stdout), "up\n");
+            assert_eq!(outcome.error.as_ref().map(|error| error.message.as_str()), message);
+            let mark = exec::Marker { key: RUN_VARIABLE, value: node.cx.run.to_string() };
+            let left = exec::kill_leftover(None, &mark, Duration::ZERO).await;
+            assert_eq!(left.found.len(), 1);
         }
+    }
+
+    #[tokio::test]
+    async fn what_was_left_in_the_background_may_be_ended() {
+        let mut node = Node::new();
+        node.cx.kill_left = true;
+        let outcome = run_in(&node, "sleep 1000 & echo $!; exit 1", LONG).await;
+        assert_eq!(error(&outcome), (Code::Failed, "exit code 1"));
+        let mark = exec::Marker { key: RUN_VARIABLE, value: node.cx.run.to_string() };
+        assert_eq!(exec::find_marked(&mark), []);
+    }
+
+    #[tokio::test]
+    async fn a_try_is_taken_up_and_never_begun_again() {
+        let node = Node::new();
+        let count = node.folder.path().join("count");
+        let script = format!("echo x >> {}; sleep 0.3; echo done; exit 3", count.display());
+        let first = tokio::time::timeout(Duration::from_millis(100), run_in(&node, &script, LONG)).await;
+        assert!(first.is_err(), "{first:?}");
+        for _ in 0..2 {
+            let outcome = run_in(&node, &script, LONG).await;
+            assert_eq!((outcome.exit_code, text(&outcome.stdout)), (Some(3), "done\n".into()));
+        }
+        assert_eq!(std::fs::read_to_string(&count).unwrap(), "x\n");
     }
 
     #[tokio::test]
@@ -192,7 +239,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_end_that_is_not_known_is_not_a_failure() {
-        let limits = Limits { timeout: LONG, grace: KILL_GRACE, keep: 0, drain: DRAIN };
+        let limits = Limits { timeout: LONG, grace: KILL_GRACE, keep: 0, drain: DRAIN, file: 0, kill_left: false };
         let exit = exec::spawn(&sh("true"), &limits).await.unwrap().wait(Node::new().cx.stop).await;
         let outcome = outcome(&Exit { how: How::Unknown, ..exit }, LONG);
         assert_eq!((outcome.state, outcome.exit_code), (State::Interrupted, None));

@@ -14,12 +14,11 @@ use crate::model::state::State;
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use uuid::Uuid;
 
 /// The longest script given as an argument; the kernel takes 128 KiB, its NUL included.
 const INLINE_SCRIPT: usize = 100 * 1024;
@@ -40,7 +39,7 @@ impl Handler for Shell {
         run(work, cx).boxed()
     }
 
-    fn keeps_timeout(&self) -> bool {
+    fn outlives_agent(&self) -> bool {
         true
     }
 }
@@ -61,8 +60,9 @@ async fn run(work: &Work, cx: &Context) -> Outcome {
         let args = vec!["-c".into(), "--".into(), OsString::from_vec(work.body.to_vec())];
         return process::run(spec(args), work, cx).await;
     }
-    match ScriptFile::create(&cx.run_dir, work.body.clone()).await {
-        Ok(file) => process::run(spec(vec![file.path.clone().into()]), work, cx).await,
+    let path = cx.runner.place().script(&cx.run);
+    match keep_script(path.clone(), work.body.clone()).await {
+        Ok(()) => process::run(spec(vec![path.into()]), work, cx).await,
         Err(outcome) => outcome,
     }
 }
@@ -71,42 +71,27 @@ fn spec(args: Vec<OsString>) -> Spec {
     Spec { program: "/bin/sh".into(), args, cwd: Some(CWD.into()), ..Spec::default() }
 }
 
-/// A script too long for an argument, in a file that only the agent's user may read. Goes when it is dropped.
-struct ScriptFile {
-    path: PathBuf,
-}
-
-impl ScriptFile {
-    async fn create(folder: &Path, script: Bytes) -> Result<ScriptFile, Outcome> {
-        let path = folder.join(format!("script-{}.sh", Uuid::new_v4()));
-        // Where the caller goes away meanwhile, the task's result is dropped, and the file with it.
-        match tokio::task::spawn_blocking(move || ScriptFile::write(path, &script)).await {
-            Ok(written) => written.map_err(Outcome::from),
-            Err(error) => Err(Outcome::ended(State::Failed, Code::Io, format!("cannot write the script: {error}"))),
-        }
-    }
-
-    fn write(path: PathBuf, script: &[u8]) -> Result<ScriptFile, Fault> {
-        let fault = |source| Fault { doing: "write", path: path.clone(), source };
-        // The shell starts in another folder than ours.
-        let path = std::path::absolute(&path).map_err(fault)?;
-        let mut file = create_private(&path).map_err(fault)?;
-        let script_file = ScriptFile { path: path.clone() };
-        file.write_all(script).map_err(fault)?;
-        Ok(script_file)
+/// Puts a script that is too long for an argument into a file that only the agent's user may read. It stays with the
+/// run, which may outlive the agent, and goes with the run's other files.
+async fn keep_script(path: PathBuf, script: Bytes) -> Result<(), Outcome> {
+    match tokio::task::spawn_blocking(move || write_script(&path, &script)).await {
+        Ok(written) => written.map_err(Outcome::from),
+        Err(error) => Err(Outcome::ended(State::Failed, Code::Io, format!("cannot write the script: {error}"))),
     }
 }
 
-fn create_private(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
-}
-
-impl Drop for ScriptFile {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::warn!(path = ?self.path, %error, "cannot remove a script");
-        }
+/// Whole or not at all: the shell of an earlier agent may be reading it.
+fn write_script(path: &Path, script: &[u8]) -> Result<(), Fault> {
+    if path.exists() {
+        return Ok(());
     }
+    let new = path.with_extension("new.sh");
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(script)?;
+        fs::rename(&new, path)
+    };
+    write().map_err(|source| Fault { doing: "write", path: path.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -119,8 +104,8 @@ mod tests {
         Shell.run(&work("shell", body), &node.cx).await
     }
 
-    fn files(node: &Node) -> Vec<PathBuf> {
-        std::fs::read_dir(&node.cx.run_dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+    fn has_script(node: &Node) -> bool {
+        node.cx.runner.place().script(&node.cx.run).exists()
     }
 
     /// A script of more than `INLINE_SCRIPT` bytes that ends with these lines.
@@ -157,60 +142,56 @@ mod tests {
 
     #[tokio::test]
     async fn both_sides_of_the_limit_run() {
-        let node = Node::new();
         let filled = format!("echo \"$#\" #{}", "x".repeat(INLINE_SCRIPT - 11));
         for (script, in_file) in [(filled.clone(), false), (filled + "x", true), (long("echo $0"), true)] {
             assert_eq!(script.len() > INLINE_SCRIPT, in_file);
+            let node = Node::new();
             let outcome = run_in(&node, script).await;
             assert_eq!((outcome.state, outcome.exit_code), (State::Succeeded, Some(0)), "{:?}", outcome.error);
+            assert_eq!(has_script(&node), in_file);
         }
-        assert_eq!(files(&node), Vec::<PathBuf>::new());
     }
 
     #[tokio::test]
-    async fn a_long_script_is_private_and_goes_after_the_run() {
+    async fn a_long_script_is_private_and_goes_with_the_run() {
         let node = Node::new();
         let outcome = run_in(&node, long("stat -c %a \"$0\"; pwd; cat; exit 5")).await;
         assert_eq!((text(&outcome.stdout), outcome.exit_code), ("600\n/\n".into(), Some(5)));
-        assert_eq!(files(&node), Vec::<PathBuf>::new());
+        assert!(has_script(&node));
+        node.cx.runner.forget(&node.cx.run);
+        assert_eq!(node.cx.runner.place().names().unwrap(), []);
     }
 
     #[tokio::test]
-    async fn a_long_script_is_found_where_the_agent_was_told_a_relative_folder() {
-        let mut node = Node::new();
-        let here = std::env::current_dir().unwrap();
-        let folder = tempfile::tempdir_in(&here).unwrap();
-        node.cx.run_dir = folder.path().strip_prefix(&here).unwrap().to_owned();
-        assert_eq!(run_in(&node, long("true")).await, Outcome { exit_code: Some(0), ..Outcome::succeeded() });
-    }
-
-    #[tokio::test]
-    async fn a_long_script_goes_with_a_run_that_is_dropped() {
+    async fn a_long_script_stays_with_a_run_that_is_left() {
         let node = Node::new();
-        let (work, cx) = (work("shell", long("sleep 1000")), node.cx.clone());
+        let (work, cx) = (work("shell", long("sleep 0.5; exit 6")), node.cx.clone());
         let run = tokio::spawn(async move { Shell.run(&work, &cx).await });
         until("it runs", || node.started().first().copied()).await;
-        assert_eq!(files(&node).len(), 1);
         run.abort();
         assert!(run.await.unwrap_err().is_cancelled());
-        assert_eq!(files(&node), Vec::<PathBuf>::new());
+        assert!(has_script(&node));
+        assert_eq!(run_in(&node, long("sleep 0.5; exit 6")).await.exit_code, Some(6));
+        assert_eq!(node.started().len(), 2, "told once more, of the same process");
+        assert_eq!(node.started()[0], node.started()[1]);
     }
 
     #[tokio::test]
     async fn a_script_that_cannot_be_kept_fails_with_its_path() {
         let node = Node::new();
-        std::fs::remove_dir(&node.cx.run_dir).unwrap();
+        let in_the_way = node.cx.runner.place().script(&node.cx.run).with_extension("new.sh");
+        std::fs::create_dir(&in_the_way).unwrap();
         let outcome = run_in(&node, long("true")).await;
         let (code, message) = error(&outcome);
         assert_eq!((outcome.state, code), (State::Failed, Code::Io));
-        assert!(message.contains(node.cx.run_dir.to_str().unwrap()), "{message}");
+        assert!(message.contains(node.cx.runner.place().folder().to_str().unwrap()), "{message}");
     }
 
     #[tokio::test]
     async fn the_messages_timeout_holds() {
         let mut work = work("shell", "sleep 1000");
         work.message.settings.timeout = Duration::from_millis(200);
-        assert!(Shell.keeps_timeout());
+        assert!(Shell.outlives_agent());
         assert_eq!(Shell.run(&work, &Node::new().cx).await.state, State::TimedOut);
     }
 }

@@ -53,9 +53,15 @@ pub struct AgentConfig {
     pub max_running: usize,
     /// The disk space that bodies of waiting messages may take: no lane more than a quarter, no sender more than half.
     pub journal_bytes: u64,
-    /// How long running work may go on after SIGTERM.
+    /// How long events that run may go on after SIGTERM; commands go on outside the agent.
     #[serde(with = "duration_text")]
     pub grace: Duration,
+    /// Bytes of each of a command's two outputs that are kept in full; of more, the first so many and the tail.
+    pub output_bytes: u64,
+    /// Bytes of output that are published in a second, of all commands together.
+    pub output_rate: u64,
+    /// What becomes of processes that a command leaves running.
+    pub left_running: LeftRunning,
     /// The policy file; `policy.toml` beside the config file where absent.
     pub policy: Option<PathBuf>,
     /// Where `log` writes; `<state>/log` where absent.
@@ -69,6 +75,16 @@ pub struct AgentConfig {
     pub errors: Vec<Rule>,
     /// When restarting, or stopping, has not helped.
     pub escalation: Escalation,
+}
+
+/// What becomes of processes that a command leaves running when it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LeftRunning {
+    /// They live on; where the command failed, its error says so.
+    Report,
+    /// They are ended.
+    Kill,
 }
 
 /// `[hub]`
@@ -114,7 +130,10 @@ impl Default for AgentConfig {
             interval: Duration::from_secs(30),
             max_running: 64,
             journal_bytes: 1 << 30,
-            grace: Duration::from_secs(60),
+            grace: Duration::from_secs(10),
+            output_bytes: 64 << 20,
+            output_rate: 8 << 20,
+            left_running: LeftRunning::Report,
             policy: None,
             log_dir: None,
             labels: BTreeMap::new(),
@@ -150,6 +169,9 @@ pub struct Sources {
 
 /// Below this a journal could not hold one message of each lane.
 const MIN_JOURNAL: u64 = 64 << 10;
+
+/// Below this one chunk takes longer than a publish may.
+const MIN_RATE: u64 = 1 << 10;
 
 /// Variables with our prefix that are not configuration keys.
 const NOT_KEYS: [&str; 4] = ["EDGEWARD_CONFIG", "EDGEWARD_LOG", "EDGEWARD_CACHE", "EDGEWARD_RUN"];
@@ -207,6 +229,9 @@ impl Config {
         }
         if self.agent.journal_bytes < MIN_JOURNAL {
             problems.push(format!("`agent.journal_bytes` is below {MIN_JOURNAL}"));
+        }
+        if self.agent.output_rate < MIN_RATE {
+            problems.push(format!("`agent.output_rate` is below {MIN_RATE}"));
         }
         problems.extend(self.agent.errors.iter().filter_map(Rule::problem));
         problems.extend(self.agent.escalation.problem());

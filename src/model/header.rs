@@ -41,6 +41,12 @@ pub mod names {
     pub const SEQ: &str = "Fleet-Seq";
     /// When the message that a record is about was stored.
     pub const STORED_AT: &str = "Fleet-Stored-At";
+    /// Of which stream a chunk of output is.
+    pub const OUTPUT: &str = "Fleet-Output";
+    /// Where in that stream it begins, in bytes.
+    pub const OFFSET: &str = "Fleet-Offset";
+    /// Which try wrote it.
+    pub const ATTEMPT: &str = "Fleet-Attempt";
     /// Stands for a header line that the client could not read: its text, escaped and shortened.
     pub const MALFORMED: &str = "Edgeward-Malformed";
     /// Compare-and-set on the last message of the subject.

@@ -98,7 +98,7 @@ pub struct Record {
     pub truncated: bool,
     /// How many chunks are stored in `FLEET_OUTPUT`.
     pub chunks: u64,
-    /// The hash of all chunks.
+    /// The SHA-256 of the last try's chunks, one after the other.
     pub output_sha256: Option<String>,
     /// Why it did not succeed.
     pub error: Option<RecordError>,
@@ -172,6 +172,8 @@ impl Record {
         self.exit_code = outcome.exit_code;
         self.signal = outcome.signal;
         self.error = outcome.error.clone();
+        self.chunks = outcome.chunks.as_ref().map_or(0, |chunks| chunks.count);
+        self.output_sha256 = outcome.chunks.as_ref().map(|chunks| chunks.sha256.clone());
         self.set_output(&outcome.stdout, &outcome.stderr, INLINE_OUTPUT);
     }
 
@@ -304,8 +306,19 @@ pub struct Outcome {
     pub stdout: Output,
     /// Its error output.
     pub stderr: Output,
+    /// What of it is stored in `FLEET_OUTPUT`, where anything is.
+    pub chunks: Option<Chunked>,
     /// Why it did not succeed.
     pub error: Option<RecordError>,
+}
+
+/// Output that is stored in `FLEET_OUTPUT`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunked {
+    /// How many chunks there are, of all tries.
+    pub count: u64,
+    /// The SHA-256 of the last try's, in hexadecimal.
+    pub sha256: String,
 }
 
 impl Outcome {
@@ -317,6 +330,7 @@ impl Outcome {
             signal: None,
             stdout: Output::default(),
             stderr: Output::default(),
+            chunks: None,
             error: None,
         }
     }

@@ -188,6 +188,11 @@ impl Names {
         format!("{}.{}.*.{from}.*.{id}", self.prefix, class.as_str())
     }
 
+    /// The subject of a message's output chunks, but for their numbers: `fleet.output.<node>.<from>.<id>`.
+    pub fn output(&self, node: &str, from: &str, id: &str) -> String {
+        format!("{}.output.{node}.{from}.{id}", self.prefix)
+    }
+
     /// Where the broker repeats what it stored under `subject` (which begins with the prefix).
     pub fn stored(&self, subject: &str) -> String {
         match subject.strip_prefix(&format!("{}.", self.prefix)) {

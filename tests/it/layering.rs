@@ -14,7 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("killpoint", &[]),
     ("broker", &["model"]),
     ("journal", &["model"]),
-    ("exec", &["model"]),
+    ("exec", &["model", "killpoint"]),
     ("server", &[]),
     ("methods", &["model", "exec"]),
     ("agent", &["model", "killpoint", "broker", "journal", "exec", "methods"]),

@@ -3,6 +3,7 @@
 
 use crate::harness::{Cli, Fleet, SOON, path_with_nats, wait_until};
 use crate::{accounts, local};
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -75,11 +76,11 @@ async fn each_exit_code_has_a_case() {
     fleet.start_agent("ship2").await;
     let said = cli.run(&["wait", "too-late", "--for", "20s"]).await.exits(4);
     assert!(said.stdout.contains("ship2  expired"), "{said:?}");
-    // 6: broken off by a crash of the agent.
+    // 6: broken off by a crash of what runs it.
     cli.run(&["send", "ship2", "sleep 60", "--id", "broken-off"]).await.ok();
     wait_until(SOON, "it to run", async || cli.run(&["status", "broken-off"]).await.stdout.contains("running")).await;
-    fleet.agent("ship2").kill();
-    fleet.start_agent("ship2").await;
+    let runner = fleet.agent("ship2").runner().expect("a runner");
+    kill_process(runner, Signal::KILL).unwrap();
     let said = cli.run(&["wait", "broken-off", "--for", "20s"]).await.exits(6);
     assert!(said.stdout.contains("ship2  interrupted"), "{said:?}");
     // Of several the worst: one succeeds, one fails; one is refused, one fails.

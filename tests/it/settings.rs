@@ -7,7 +7,7 @@ use edgeward::model::record::Record;
 use edgeward::model::state::State;
 use edgeward::model::time::Timestamp;
 use rustix::fs::{FlockOperation, flock};
-use rustix::process::{Pid, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::json;
 use std::fs::{self, File};
 use std::path::Path;
@@ -127,7 +127,7 @@ async fn failed_tries_are_counted_told_and_hold_their_own_lane_only() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_agents_run_is_reported_or_repeated() {
+async fn a_run_that_is_broken_off_is_reported_or_repeated() {
     let mut fleet = Fleet::start(&["ship1"]).await;
     let folder = fleet.agent("ship1").state_dir();
     let path = |name: &str| folder.join(name);
@@ -155,7 +155,10 @@ async fn a_killed_agents_run_is_reported_or_repeated() {
         records(&fleet, "fleet.progress.ship1.ops.log.>").await.iter().filter(|r| running(r)).count() == 2
     })
     .await;
+    // Commands outlive the agent; with the runner gone as well nobody knows how they would have ended.
+    let runner = fleet.agent("ship1").runner().expect("a runner");
     fleet.agent("ship1").kill();
+    kill_process(runner, Signal::KILL).unwrap();
     drop((held, held_too));
     fleet.start_agent("ship1").await;
     for pids in [report_pids, rerun_pids] {
@@ -207,7 +210,7 @@ async fn output_travels_whole_while_small_and_tells_its_true_size() {
     let cut =
         fleet.run("ship1", "shell", "echo first; head -c 300000 /dev/zero | tr '\\0' b; echo last; echo err >&2").await;
     let text = cut.stdout.as_deref().unwrap();
-    assert!(cut.truncated && cut.stdout_bytes == 300_011 && cut.chunks == 0, "{}", cut.stdout_bytes);
+    assert!(cut.truncated && cut.stdout_bytes == 300_011 && cut.chunks > 9, "{}", cut.stdout_bytes);
     assert!(text.starts_with("first\n") && text.ends_with("last\n") && text.len() < 17_000, "{}", text.len());
     assert_eq!(cut.stderr.as_deref(), Some("err\n"));
     let binary = fleet.run("ship1", "shell", "printf '\\377\\000\\001'").await;

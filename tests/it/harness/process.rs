@@ -110,6 +110,15 @@ impl Process {
         }
     }
 
+    /// The process that runs the agent's commands and outlives it, where one lives.
+    pub fn runner(&self) -> Option<Pid> {
+        let folder = self.state_dir().join("run");
+        let pid = fs::read_to_string(folder.join("runner.lock")).ok()?.trim().parse().ok()?;
+        // The number may be somebody else's by now.
+        let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+        command.contains(folder.to_str()?).then(|| Pid::from_raw(pid))?
+    }
+
     /// Stops it in order: TERM, then waits for its end.
     pub async fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
@@ -150,6 +159,10 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
+        if let Some(runner) = self.runner() {
+            // It ends what it runs.
+            let _ = kill_process(runner, Signal::TERM);
+        }
         if std::thread::panicking() {
             eprintln!("---- stderr of {} ----\n{}---- end ----", self.name, self.stderr());
         }
