@@ -340,8 +340,8 @@ async fn a_lane_that_is_full_refuses_and_others_go_on() {
     assert_eq!((record.state, error.code), (State::Refused, Code::LaneFull), "{}", error.message);
     told(&fleet.client, "ship1", "warning", Code::LaneFull).await;
     assert_eq!(fleet.run("ship1", "shell", "true").await.state, State::Succeeded, "another lane");
-    // The stuck one ends with its agent, and what waited behind it leaves room.
-    fleet.agent("ship1").kill();
+    // The stuck one ends with what runs it, and what waited behind it leaves room.
+    fleet.agent("ship1").kill_with_commands();
     fleet.start_agent("ship1").await;
     assert_eq!(fleet.record("ship1", "ops", "shell", &ids[2]).await.state, State::Succeeded);
     let stored = fleet.publish("fleet.msg.ship1.command.ops.shell.stuck", &[], &body).await;

@@ -122,7 +122,7 @@ async fn a_process_that_fails_too_often_is_restarted_then_stopped_and_stays_so()
     // Others go on; its own messages stay queued.
     assert_eq!(fleet.run("ship1", "ping", "").await.state, State::Succeeded);
 
-    fleet.agent("ship1").kill();
+    fleet.agent("ship1").kill_with_commands();
     fleet.start_agent("ship1").await;
     assert_eq!(fleet.record("ship1", "ops", "shell", "long").await.seq, long.seq);
     assert_eq!(fleet.run("ship1", "ping", "").await.state, State::Succeeded);

@@ -119,6 +119,15 @@ impl Process {
         command.contains(folder.to_str()?).then(|| Pid::from_raw(pid))?
     }
 
+    /// Kills it and what runs its commands, as the power going would.
+    pub fn kill_with_commands(&mut self) {
+        let runner = self.runner();
+        self.kill();
+        if let Some(runner) = runner {
+            kill_process(runner, Signal::KILL).unwrap_or_else(|e| panic!("the runner of {}: {e}", self.name));
+        }
+    }
+
     /// Stops it in order: TERM, then waits for its end.
     pub async fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
