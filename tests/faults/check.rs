@@ -22,7 +22,7 @@ pub struct Violation {
 
 /// Commands die with their agent: each kill of one excuses an `interrupted`, or another try where the message allows it,
 /// of what ran then. Once they outlive it this is `false`, and both are violations.
-pub const RUNS_DIE_WITH_THEIR_AGENT: bool = true;
+pub const RUNS_DIE_WITH_THEIR_AGENT: bool = false;
 
 /// A run that ends `interrupted` must have had a kill between these bounds around its life, in ns.
 const KILL_SLACK: i64 = 2_000_000_000;
