@@ -50,6 +50,16 @@ pub enum Point {
     Beat,
     /// The hub has made a message's fate durable; its feed has not heard of it.
     Settled,
+    /// A join or leave is pending in `spec`.
+    Planned,
+    /// The filters of a join are set; its marks are not published.
+    Filtered,
+    /// One of the two marks is stored; `spec` does not say where.
+    Marked,
+    /// `spec` says where the marks are.
+    MarksKnown,
+    /// `spec` says that a leave is over; the filters are as they were.
+    Drained,
 }
 
 impl Point {
@@ -77,7 +87,8 @@ impl Point {
     ];
 
     /// The points of a hub.
-    pub const HUB: [Point; 1] = [Point::Settled];
+    pub const HUB: [Point; 6] =
+        [Point::Settled, Point::Planned, Point::Filtered, Point::Marked, Point::MarksKnown, Point::Drained];
 
     /// Its name.
     pub fn as_str(self) -> &'static str {
@@ -102,6 +113,11 @@ impl Point {
             Point::ResultWritten => "result_written",
             Point::Beat => "beat",
             Point::Settled => "settled",
+            Point::Planned => "planned",
+            Point::Filtered => "filtered",
+            Point::Marked => "marked",
+            Point::MarksKnown => "marks_known",
+            Point::Drained => "drained",
         }
     }
 }

@@ -10,6 +10,7 @@ mod clock;
 mod contact;
 mod control;
 mod dispatch;
+mod groups;
 mod inmsg;
 mod intake;
 mod kernel;
@@ -219,7 +220,9 @@ async fn open(options: Options) -> Result<Node, AgentError> {
     };
     let broker = Broker::connect(&connect_options(&config, &names, &node)).await?;
     let clock = Clock::new(&kept);
-    Ok(Node::new(Parts { name: node, names, config, policy, journal, broker, clock }))
+    let node = Node::new(Parts { name: node, names, config, policy, journal, broker, clock });
+    node.load_groups().await?;
+    Ok(node)
 }
 
 /// Files of runs that a killed agent left are of no use.

@@ -11,6 +11,7 @@ use super::nodes::{statuses, stream_facts};
 use super::pages::each_message;
 use super::records::{CLASSES, RecordReader};
 use super::send::Sent;
+use super::targets::resolve;
 use super::view::{Behind, View};
 use crate::broker::{Broker, BrokerError, Follower, From as Begin, Link, RawMessage};
 use crate::model::id::{IdRef, MessageId, StreamSeq};
@@ -124,6 +125,7 @@ impl Watch {
         self.view.set_records_stream(&acks);
         self.reader.read(&self.broker, &mut self.view, acks.last_seq).await?;
         self.cancels.read(&self.broker, &mut self.view).await?;
+        resolve(&self.broker, &mut self.view).await?;
         for (node, facts) in statuses(&self.broker, &self.view.open_nodes()).await? {
             self.view.set_node(node, facts);
         }
