@@ -58,6 +58,16 @@ pub enum Point {
     RunEnded,
     /// The hub has made a message's fate durable; its feed has not heard of it.
     Settled,
+    /// A join or leave is pending in `spec`.
+    Planned,
+    /// The filters of a join are set; its marks are not published.
+    Filtered,
+    /// One of the two marks is stored; `spec` does not say where.
+    Marked,
+    /// `spec` says where the marks are.
+    MarksKnown,
+    /// `spec` says that a leave is over; the filters are as they were.
+    Drained,
 }
 
 impl Point {
@@ -89,7 +99,8 @@ impl Point {
     pub const RUNNER: [Point; 3] = [Point::RunClaimed, Point::RunStarted, Point::RunEnded];
 
     /// The points of a hub.
-    pub const HUB: [Point; 1] = [Point::Settled];
+    pub const HUB: [Point; 6] =
+        [Point::Settled, Point::Planned, Point::Filtered, Point::Marked, Point::MarksKnown, Point::Drained];
 
     /// Its name.
     pub fn as_str(self) -> &'static str {
@@ -118,6 +129,11 @@ impl Point {
             Point::RunStarted => "run_started",
             Point::RunEnded => "run_ended",
             Point::Settled => "settled",
+            Point::Planned => "planned",
+            Point::Filtered => "filtered",
+            Point::Marked => "marked",
+            Point::MarksKnown => "marks_known",
+            Point::Drained => "drained",
         }
     }
 }

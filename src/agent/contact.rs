@@ -33,10 +33,10 @@ pub(crate) async fn admitted(node: &Node) -> Result<Spec, BrokerError> {
     }
 }
 
-/// True while `spec` names this journal and no other run has written the node's status.
-pub(crate) async fn is_ours(node: &Node) -> Result<bool, BrokerError> {
-    let spec = read_spec(node).await?;
-    Ok(spec.is_some_and(|spec| spec.journal == Some(node.journal.id())) && super::status::is_ours(node).await?)
+/// The `spec`, while it names this journal and no other run has written the node's status.
+pub(crate) async fn ours(node: &Node) -> Result<Option<Spec>, BrokerError> {
+    let spec = read_spec(node).await?.filter(|spec| spec.journal == Some(node.journal.id()));
+    Ok(if super::status::is_ours(node).await? { spec } else { None })
 }
 
 /// This node's `spec`, where there is one.

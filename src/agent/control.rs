@@ -16,6 +16,7 @@ use crate::journal::{
 };
 use crate::model::admit::{Admitted, BodyFacts, MethodFacts};
 use crate::model::error_event::{Code, Directive};
+use crate::model::groups::Mark;
 use crate::model::header::RawHeaders;
 use crate::model::id::MessageId;
 use crate::model::lanes::RowId;
@@ -75,6 +76,7 @@ pub(crate) fn facts(verb: &str) -> Option<MethodFacts> {
         }
         "stop" | "start" | "restart" => |body| parse::<ProcessBody>(body).map(|_| BodyFacts::default()),
         "directive" => |body| parse::<DirectiveBody>(body).map(|_| BodyFacts::default()),
+        "member" => |body| parse::<Mark>(body).map(|_| BodyFacts::default()),
         "events" => |body| parse::<EventsBody>(body).map(|_| BodyFacts::default()),
         "result" => |body| parse::<Record>(body).map(|_| BodyFacts::default()),
         _ => return None,
@@ -105,7 +107,12 @@ pub(crate) fn door(node: &Node, admitted: &Admitted, body: &[u8], now: Timestamp
         }
         None => {}
     }
-    let change = change(verb, body);
+    let mut change = change(verb, body);
+    if verb == "member"
+        && let Ok(mark) = parse::<Mark>(body)
+    {
+        change.remember.push((Key::Members, node.groups.mark(&mark, admitted.at)));
+    }
     let mut reports = done(node, admitted, &Outcome::succeeded(), now);
     reports.extend(change.reports);
     Door::Over { state: State::Succeeded, reports, remember: change.remember }

@@ -26,7 +26,7 @@ use super::run;
 use super::worker::{self, Begun, JOURNAL_WAIT, Stops};
 use crate::journal::{Arrival, Door, Full, JournalError, Key, Report, Taken, Words};
 use crate::killpoint::{Point, here};
-use crate::model::admit::{Admitted, Rejected};
+use crate::model::admit::{Admitted, Rejected, is_mark};
 use crate::model::error_event::Code;
 use crate::model::lanes::{Lanes, RowId};
 use crate::model::message::{Kind, StoredMessage};
@@ -255,10 +255,14 @@ impl Dispatcher {
         let mut starting = 0;
         let arrivals = messages
             .into_iter()
-            .map(|message| {
+            .filter_map(|message| {
+                // Judged one by one: a mark before it in the same batch decides whose it is.
+                if self.node.is_for_others(&message) {
+                    return None;
+                }
                 let (arrival, verdict) = self.judge(message, now, &mut lanes_here, &mut starting);
                 judged.push(verdict);
-                arrival
+                Some(arrival)
             })
             .collect();
         let words: Arc<dyn Words> = Arc::clone(&self.node) as _;
@@ -281,7 +285,8 @@ impl Dispatcher {
             Ok(admitted) => Arc::new(admitted),
             Err(rejected) => return (self.refused(message, *rejected, now), Judged::Over),
         };
-        let is_control = admitted.subject.kind == Kind::Control;
+        let is_control =
+            admitted.subject.kind == Kind::Control || is_mark(admitted.subject.kind, admitted.subject.method.as_str());
         let lane = admitted.subject.lane_key();
         let is_free = self.lanes.is_empty_lane(&lane) && lanes_here.insert(lane.clone());
         if (is_free || is_control)

@@ -230,10 +230,9 @@ async fn one_session(
     let mut catch_up = CatchUp::begin(dispatcher, stream).await;
     // While the link was down, the hub may have given the name to another journal, or a copy of this one taken it.
     let asked = Instant::now();
-    if !contact::is_ours(node).await.map_err(SessionError::from)? {
-        return Err(Ended::NotOurs);
-    }
+    let Some(spec) = contact::ours(node).await.map_err(SessionError::from)? else { return Err(Ended::NotOurs) };
     pace.way = asked.elapsed();
+    node.learn_groups(&spec).await?;
     let places = Places::of(node, stream, start);
     let resume = places.resume(pace.patience).await?;
     let asked = Instant::now();

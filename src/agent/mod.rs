@@ -10,6 +10,7 @@ mod clock;
 mod contact;
 mod control;
 mod dispatch;
+mod groups;
 mod inmsg;
 mod intake;
 mod kernel;
@@ -257,7 +258,9 @@ async fn open(options: Options) -> Result<Node, AgentError> {
     };
     let broker = Broker::connect(&connect_options(&config, &names, &node)).await?;
     let clock = Clock::new(&kept);
-    Ok(Node::new(Parts { name: node, names, config, policy, journal, broker, clock, runner }))
+    let node = Node::new(Parts { name: node, names, config, policy, journal, broker, clock, runner });
+    node.load_groups().await?;
+    Ok(node)
 }
 
 fn connect_options(config: &Config, names: &Names, node: &NodeName) -> ConnectOptions {

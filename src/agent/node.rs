@@ -3,6 +3,7 @@
 //! Owns nothing that runs. Parts know each other only through this and the dispatcher's handle.
 
 use super::clock::Clock;
+use super::groups::Groups;
 use super::kernel::ErrorKernel;
 use super::lease::Lease;
 use super::supervisor::Pulses;
@@ -10,7 +11,7 @@ use crate::broker::Broker;
 use crate::exec::runner::Runner;
 use crate::journal::{Class, Journal, JournalError, Report};
 use crate::methods::{NodeFacts, Registry};
-use crate::model::admit::{Admitted, MethodFacts, Rejected, Rules, admit};
+use crate::model::admit::{Admitted, MethodFacts, Rejected, Rules, admit, is_mark};
 use crate::model::config::Config;
 use crate::model::message::{Kind, StoredMessage};
 use crate::model::name::NodeName;
@@ -46,6 +47,8 @@ pub(crate) struct Node {
     pub(crate) wakes: Wakes,
     /// Whether this run may act for the node.
     pub(crate) lease: Lease,
+    /// What it is a member of.
+    pub(crate) groups: Groups,
     /// What is done about failures.
     pub(crate) kernel: ErrorKernel,
     /// When each part of the agent last got on.
@@ -110,6 +113,7 @@ impl Node {
         let Parts { name, names, config, policy, journal, broker, clock, runner } = parts;
         let folder = journal.folder().to_owned();
         Node {
+            groups: Groups::new(&name),
             name,
             names,
             policy,
@@ -137,11 +141,18 @@ impl Node {
         let method = |kind: Kind, name: &str| -> Option<MethodFacts> {
             match kind {
                 Kind::Control => super::control::facts(name),
+                Kind::Event if is_mark(kind, name) => super::control::facts(name),
                 _ => self.registry.facts(kind, name),
             }
         };
-        let rules =
-            Rules { names: &self.names, node: &self.name, policy: &self.policy, defaults: &defaults, method: &method };
+        let rules = Rules {
+            names: &self.names,
+            node: &self.name,
+            is_member: &|group, at| self.groups.is_member(group, at),
+            policy: &self.policy,
+            defaults: &defaults,
+            method: &method,
+        };
         admit(message, &rules)
     }
 

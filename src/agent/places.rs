@@ -10,7 +10,6 @@ use crate::killpoint::{Point, here};
 use crate::model::error_event::{Code, Severity};
 use crate::model::id::StreamSeq;
 use crate::model::message::StreamKind;
-use crate::model::name::{GroupName, Target};
 use crate::model::time::Timestamp;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -26,8 +25,7 @@ pub(crate) struct Places {
 impl Places {
     /// Of a stream in which the node's messages begin at `start`.
     pub(crate) fn of(node: &Arc<Node>, stream: StreamKind, start: StreamSeq) -> Places {
-        let targets = [Target::Node(node.name.clone()), Target::Group(GroupName::all())];
-        Places { node: Arc::clone(node), reach: Reach { stream, start, targets: targets.into() } }
+        Places { node: Arc::clone(node), reach: Reach { stream, start, targets: node.groups.targets() } }
     }
 
     /// What a session goes by.

@@ -7,7 +7,7 @@ use super::connect::Broker;
 use super::error::BrokerError;
 use crate::model::id::StreamSeq;
 use crate::model::message::StreamKind;
-use crate::model::name::NodeName;
+use crate::model::name::{NodeName, Target};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -79,25 +79,31 @@ struct ConsumerConfig {
 
 impl ConsumerConfig {
     /// True where it gives the node all that it should get: a consumer that begins earlier does, too.
-    fn serves(&self, filter: &str, start: StreamSeq) -> bool {
-        let filters = self.filter_subjects.iter().chain(&self.filter_subject);
-        self.ack_policy == "all"
-            && self.deliver_policy == "by_start_sequence"
-            && self.opt_start_seq <= start.0
-            && filters.eq([filter])
+    fn serves(&self, start: StreamSeq) -> bool {
+        self.ack_policy == "all" && self.deliver_policy == "by_start_sequence" && self.opt_start_seq <= start.0
+    }
+
+    /// True where it reaches these and nothing else.
+    fn reaches(&self, filters: &[String]) -> bool {
+        let found: HashSet<&String> = self.filter_subjects.iter().chain(&self.filter_subject).collect();
+        found == filters.iter().collect()
     }
 }
 
 impl Broker {
-    /// Makes the node's consumer on a stream, beginning at `start`, unless one is there that serves.
+    /// Makes the node's consumer on a stream, beginning at `start`, for messages to `targets`, unless one is there that
+    /// serves; one that serves but for its filters has them changed and stays where it is.
     pub async fn ensure_consumer(
         &self,
         stream: StreamKind,
         node: &NodeName,
         start: StreamSeq,
+        targets: &[Target],
     ) -> Result<Ensured, BrokerError> {
         let name = self.names.stream(stream);
-        let filter = self.names.node_filter(node);
+        let filters: Vec<String> = targets.iter().map(|target| self.names.target_filter(target)).collect();
+        let mut begins = start.0.max(1);
+        let mut action = "create";
         let mut is_lost = false;
         let mut found = self.consumer(&name, node, INFO_TIMEOUT).await;
         // A single server takes no consumer with it and lives: it is busy, as with a thousand nodes that come at once.
@@ -105,7 +111,12 @@ impl Broker {
             found = self.consumer(&name, node, API_TIMEOUT).await;
         }
         match found {
-            Ok(Some(found)) if found.config.serves(&filter, start) => return Ok(Ensured::Found),
+            Ok(Some(found)) if found.config.serves(start) && found.config.reaches(&filters) => {
+                return Ok(Ensured::Found);
+            }
+            Ok(Some(found)) if found.config.serves(start) => {
+                (action, begins) = ("update", found.config.opt_start_seq);
+            }
             Ok(None) => {}
             Ok(Some(_)) => {
                 // A start never changes, so one that is wrong cannot be put right; the agent's reset finds its place again.
@@ -122,7 +133,7 @@ impl Broker {
         }
         let body = json!({
             "stream_name": name,
-            "action": "create",
+            "action": action,
             "config": {
                 "durable_name": node,
                 "name": node,
@@ -130,16 +141,16 @@ impl Broker {
                 "ack_wait": ACK_WAIT_NS,
                 "max_deliver": -1,
                 "deliver_policy": "by_start_sequence",
-                "opt_start_seq": start.0.max(1),
+                "opt_start_seq": begins,
                 "num_replicas": 1,
                 "max_ack_pending": MAX_ACK_PENDING,
                 "max_waiting": MAX_WAITING,
-                "filter_subjects": [filter],
+                "filter_subjects": filters,
             },
         });
         let made = if is_lost { self.replace(&name, node, &body).await } else { self.create(&name, node, &body).await };
         match made {
-            Ok(_) => Ok(Ensured::Made),
+            Ok(()) => Ok(if action == "create" { Ensured::Made } else { Ensured::Found }),
             // Another hub was faster, with a start of its own: `spec` has one only, so the next look finds them equal.
             Err(error) if error.code().is_some_and(|code| CONSUMER_EXISTS.contains(&code)) => Ok(Ensured::Found),
             Err(error) => Err(error),
@@ -231,13 +242,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_consumer_serves_from_its_start_on_with_its_node_alone() {
+    fn a_consumer_serves_from_its_start_on_and_reaches_its_filters_alone() {
         let parse = |text: &str| serde_json::from_str::<ConsumerConfig>(text).unwrap();
         let ours = r#"{"ack_policy":"all","deliver_policy":"by_start_sequence","opt_start_seq":5,"filter_subjects":["f.n.>"]}"#;
-        assert!(parse(ours).serves("f.n.>", StreamSeq(5)));
-        assert!(parse(ours).serves("f.n.>", StreamSeq(9)));
-        assert!(!parse(ours).serves("f.n.>", StreamSeq(4)), "it would skip a message");
-        assert!(!parse(ours).serves("f.m.>", StreamSeq(5)));
-        assert!(!parse(&ours.replace("\"all\"", "\"explicit\"")).serves("f.n.>", StreamSeq(5)));
+        assert!(parse(ours).serves(StreamSeq(5)));
+        assert!(parse(ours).serves(StreamSeq(9)));
+        assert!(!parse(ours).serves(StreamSeq(4)), "it would skip a message");
+        let reaches =
+            |filters: &[&str]| parse(ours).reaches(&filters.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert!(reaches(&["f.n.>"]) && !reaches(&["f.m.>"]) && !reaches(&["f.n.>", "f.@web.>"]));
+        assert!(!parse(&ours.replace("\"all\"", "\"explicit\"")).serves(StreamSeq(5)));
     }
 }

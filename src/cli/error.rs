@@ -94,10 +94,11 @@ impl From<OperatorError> for CliError {
         let text = chain(&error);
         match error {
             OperatorError::Broker(broker) => CliError { message: text, ..CliError::from(broker) },
+            OperatorError::NotWritten { .. } => CliError::new(ExitCode::Broker, text),
             OperatorError::NotFound { back: Some(_), .. } => {
                 CliError::usage(text).hint("--since 7d looks further back; a stored sequence (42, e42) needs no search")
             }
-            OperatorError::NotFound { .. } => CliError::usage(text),
+            OperatorError::NotFound { .. } | OperatorError::BadName(_) => CliError::usage(text),
             OperatorError::EmptyRange { of_others: 1.. } => {
                 CliError::usage(text).hint("--whose NAME takes those of another sender, --everybody all of them")
             }

@@ -21,6 +21,7 @@ mod init;
 mod local;
 pub mod log;
 mod message;
+mod node;
 mod nodes;
 mod output;
 mod progress;
@@ -89,6 +90,8 @@ enum Verb {
     Result(result::Args),
     /// List the nodes.
     Nodes(nodes::Args),
+    /// Show or set the groups of a node.
+    Node(node::Args),
     /// List a node's processes, or stop, start and restart them.
     Ps(ps::Args),
     /// List messages of the past and what became of them.
@@ -171,6 +174,7 @@ impl Cli {
             Verb::Cancel(args) => cancel::run(&session, &args).await,
             Verb::Result(args) => result::run(&session, &args).await,
             Verb::Nodes(args) => nodes::run(&session, &args).await,
+            Verb::Node(args) => node::run(&session, &args).await,
             Verb::Ps(args) => ps::run(&session, &args).await,
             Verb::History(args) => history::run(&session, &args).await,
             Verb::Replay(args) => replay::run(&session, &args).await,

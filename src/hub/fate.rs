@@ -9,7 +9,7 @@ use crate::model::error_event::Code;
 use crate::model::header::id_of;
 use crate::model::id::{MessageId, MsgRef};
 use crate::model::message::{Kind, StreamKind};
-use crate::model::name::{NodeName, Target};
+use crate::model::name::{GroupName, NodeName, Target};
 use crate::model::node::Starts;
 use crate::model::record::{By, Record, RecordError};
 use crate::model::state::State;
@@ -39,6 +39,8 @@ pub enum Fate {
     OpenEvents(NodeName),
     /// It was a replaced journal's; what closes those answers it.
     Closed,
+    /// Whether anybody is to answer is not decided yet; it is judged again later.
+    Waits,
     /// No node can answer; the hub does.
     Answered(Answer),
 }
@@ -54,13 +56,19 @@ pub struct Answer {
     pub error: RecordError,
 }
 
-/// What is known about the node that a message is for.
+/// What is known about the node or group that a message is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     /// There is such a node; its messages begin here.
     Known(Starts),
     /// There is; the message is one of those that a replaced journal left.
     Closing,
+    /// It is for a group with members.
+    Members,
+    /// It is for a group that somebody is joining or leaving.
+    Pending,
+    /// It is for a group without members, or an unknown one.
+    NoMembers,
     /// There is none, and this message may make it one or not.
     Unknown {
         /// True where it may.
@@ -88,6 +96,14 @@ impl Letter {
         }
     }
 
+    /// The group that it is for, where it is for one.
+    pub fn group(&self) -> Option<&GroupName> {
+        match &self.loose.to {
+            Some(Target::Group(group)) => Some(group),
+            _ => None,
+        }
+    }
+
     /// True where it is of a shape that may make a node of an unknown name: a command or an event that can be read. Whether
     /// its sender is a node itself is for the caller to know.
     pub fn is_well_formed(&self) -> bool {
@@ -99,12 +115,14 @@ impl Letter {
         self.loose.from.parse().ok()
     }
 
-    /// What becomes of it. `standing` is of no account where it is not for a node.
+    /// What becomes of it. `standing` is that of the node or group that it is for.
     pub fn judge(&self, standing: Standing) -> Fate {
         let node = match &self.loose.to {
             Some(Target::Node(node)) => node,
+            Some(Target::Group(_)) if standing == Standing::Members => return Fate::Delivered,
+            Some(Target::Group(_)) if standing == Standing::Pending => return Fate::Waits,
             Some(Target::Group(group)) => {
-                let text = format!("there is no group `@{group}` with members");
+                let text = format!("no node was a member of `@{group}` when this was stored");
                 return answered(NOBODY, State::Undeliverable, Code::UnknownGroup, text);
             }
             None => {
@@ -115,6 +133,7 @@ impl Letter {
         let starts = match standing {
             Standing::Known(starts) => starts,
             Standing::Closing => return Fate::Closed,
+            Standing::Members | Standing::Pending | Standing::NoMembers => return Fate::Waits,
             Standing::Unknown { may_make: true } => return Fate::MakeNode(node.clone()),
             Standing::Unknown { may_make: false } => {
                 let text = format!("there is no node `{node}`");
@@ -220,7 +239,10 @@ mod tests {
         assert_eq!(command.judge(Standing::Unknown { may_make: true }), Fate::MakeNode(n1()));
         let refused = command.judge(Standing::Unknown { may_make: false });
         assert_eq!(code(refused), ("n1".to_owned(), State::Undeliverable, Code::UnknownNode));
-        let group = letter(StreamKind::Commands, "fleet.msg.@all.command.ops.shell", 5).judge(known(1, None));
+        let group = letter(StreamKind::Commands, "fleet.msg.@all.command.ops.shell", 5);
+        assert_eq!(group.judge(Standing::Members), Fate::Delivered);
+        assert_eq!(group.judge(Standing::Pending), Fate::Waits);
+        let group = group.judge(Standing::NoMembers);
         assert_eq!(code(group), ("_".to_owned(), State::Undeliverable, Code::UnknownGroup));
     }
 

@@ -10,15 +10,17 @@ use super::nodes::Nodes;
 use super::records;
 use crate::broker::{From, Progress, RawMessage};
 use crate::model::error_event::Code;
+use crate::model::groups::Belongs;
 use crate::model::id::{JournalId, StreamSeq};
 use crate::model::message::StreamKind;
-use crate::model::name::NodeName;
+use crate::model::name::{GroupName, NodeName, Target};
 use crate::model::node::{Closing, Contact, Hello, PerStream, Spec, Starts, Status};
 use crate::model::record::{Record, RecordError};
 use crate::model::state::State;
 use crate::model::subject::{NodeKey, RecordStream};
 use crate::model::time::Timestamp;
 use futures::future::try_join_all;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// A journal that has never said how it is counts as silent so long after it became the node: two beats of the default.
@@ -131,6 +133,8 @@ async fn replace_or_refuse(
             spec.journal = Some(hello.journal);
             spec.start = closing.until;
             spec.closing = Some(closing.clone());
+            // Marks that lie before the new journal's start it would never see.
+            spec.renew_marks(uuid::Uuid::new_v4);
         }
         still
     };
@@ -209,13 +213,16 @@ pub(super) async fn close(nodes: &Nodes, spec: &Spec) -> Result<(), HubError> {
     let known_since = nodes.broker().dropped_until(RecordStream::Acks).await?;
     for stream in StreamKind::ALL {
         let (Some(start), Some(until)) = (*closing.start.get(stream), *closing.until.get(stream)) else { continue };
-        let mut from = start;
-        loop {
-            let letters = next_letters(nodes, &spec.node, stream, from, until).await?;
-            let Some(last) = letters.last() else { break };
-            from = StreamSeq(last.at.seq.0 + 1);
-            let known = letters.iter().filter(|letter| known_since.is_none_or(|first| letter.at.stored_at >= first));
-            try_join_all(known.map(|letter| end(nodes, closing, letter, &spec.node))).await?;
+        for target in ever_reached(spec) {
+            let mut from = start;
+            loop {
+                let letters = next_letters(nodes, &target, stream, from, until).await?;
+                let Some(last) = letters.last() else { break };
+                from = StreamSeq(last.at.seq.0 + 1);
+                let its = letters.iter().filter(|letter| was_for(spec, letter));
+                let known = its.filter(|letter| known_since.is_none_or(|first| letter.at.stored_at >= first));
+                try_join_all(known.map(|letter| end(nodes, closing, letter, &spec.node))).await?;
+            }
         }
     }
     let done = |spec: &mut Spec| {
@@ -230,16 +237,28 @@ pub(super) async fn close(nodes: &Nodes, spec: &Spec) -> Result<(), HubError> {
     Ok(())
 }
 
-/// The next messages for a node below `until`; none where there are no more.
+/// All targets whose messages its old journal may have had to answer.
+fn ever_reached(spec: &Spec) -> BTreeSet<Target> {
+    let groups = spec.groups.iter().filter_map(|m| m.name.parse().ok()).map(Target::Group);
+    spec.targets().into_iter().chain(groups).collect()
+}
+
+/// True where a message to one of those targets was for the node.
+fn was_for(spec: &Spec, letter: &Letter) -> bool {
+    let member = |group: &GroupName| spec.belongs(group, letter.at.stream, letter.at.seq) == Belongs::Member;
+    letter.group().is_none_or(|group| *group == GroupName::all() || member(group))
+}
+
+/// The next messages for a target below `until`; none where there are no more.
 async fn next_letters(
     nodes: &Nodes,
-    node: &NodeName,
+    target: &Target,
     stream: StreamKind,
     from: StreamSeq,
     until: StreamSeq,
 ) -> Result<Vec<Letter>, HubError> {
     let names = nodes.broker().names();
-    let (name, filter) = (names.stream(stream), names.node_filter(node));
+    let (name, filter) = (names.stream(stream), names.target_filter(target));
     let mut letters = Vec::with_capacity(AT_ONCE);
     let mut from = from;
     while letters.len() < AT_ONCE {

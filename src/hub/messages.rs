@@ -6,7 +6,7 @@
 use super::HubError;
 use super::fate::{Fate, Letter, Standing};
 use super::nodes::Nodes;
-use super::{records, results};
+use super::{groups, records, results};
 use crate::broker::{BrokerError, Delivery, Feed, RawMessage, is_probe};
 use crate::killpoint::{Point, here};
 use crate::model::message::StreamKind;
@@ -72,6 +72,7 @@ async fn settle(nodes: &Nodes, stream: StreamKind, message: &RawMessage) -> Resu
     for _ in 0..STEPS {
         match letter.judge(standing(nodes, &letter).await?) {
             Fate::Delivered | Fate::Closed => return Ok(()),
+            Fate::Waits => return Err(HubError::JoinPending),
             Fate::Answered(answer) => return records::answer(nodes.broker(), &letter, &answer).await,
             Fate::MakeNode(node) => drop(nodes.make(&node).await?),
             Fate::OpenEvents(node) => {
@@ -86,6 +87,9 @@ async fn settle(nodes: &Nodes, stream: StreamKind, message: &RawMessage) -> Resu
 }
 
 async fn standing(nodes: &Nodes, letter: &Letter) -> Result<Standing, HubError> {
+    if let Some(group) = letter.group() {
+        return groups::standing(nodes, letter, group).await;
+    }
     let Some(node) = letter.node() else { return Ok(Standing::Unknown { may_make: false }) };
     Ok(match nodes.spec(node).await? {
         Some(spec) if spec.closing.as_ref().is_some_and(|c| c.covers(letter.at.stream, letter.at.seq)) => {

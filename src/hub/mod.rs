@@ -4,6 +4,7 @@
 //! methods and reads no bodies but records'.
 
 mod fate;
+mod groups;
 mod journals;
 mod messages;
 mod nodes;
@@ -68,6 +69,9 @@ pub enum HubError {
         /// Its subject.
         what: String,
     },
+    /// A join or leave is under way, and which side of it a message lies is not known yet.
+    #[error("a join or leave of its group is under way")]
+    JoinPending,
     /// The node was removed while something was decided about it.
     #[error("node `{0}` was removed")]
     NodeRemoved(NodeName),
@@ -131,6 +135,7 @@ async fn serve(
     // Dropping the set ends all of them; each may be ended at any step.
     let mut parts = JoinSet::new();
     parts.spawn(watch::follow_specs(nodes.clone()));
+    parts.spawn(watch::follow_wishes(nodes.clone()));
     parts.spawn(watch::follow_hellos(nodes.clone()));
     parts.spawn(watch::scan(nodes.clone(), ready));
     for stream in StreamKind::ALL {

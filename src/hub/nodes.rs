@@ -108,7 +108,7 @@ impl Nodes {
                 self.set_start(node, StreamKind::Commands, first).await?
             }
         };
-        if self.broker.ensure_consumer(StreamKind::Commands, node, start).await? == Ensured::Made {
+        if self.broker.ensure_consumer(StreamKind::Commands, node, start, &spec.targets()).await? == Ensured::Made {
             tracing::info!(%node, %start, "node has its consumer");
         }
         Ok(spec)
@@ -116,16 +116,21 @@ impl Nodes {
 
     /// Sees to it that the node has a consumer for events, and knows of it.
     pub(super) async fn open_events(&self, node: &NodeName) -> Result<StreamSeq, HubError> {
+        self.open_events_at(node, None).await
+    }
+
+    /// The same, its events beginning no later than at this one for everybody.
+    pub(super) async fn open_events_at(&self, node: &NodeName, at: Option<StreamSeq>) -> Result<StreamSeq, HubError> {
         let spec = self.make(node).await?;
         let _one = self.one_at_a_time(node).await;
-        let start = match spec.start.events {
-            Some(start) => start,
+        let (spec, start) = match spec.start.events {
+            Some(start) => (spec, start),
             None => {
                 let first = self.first_message(node, StreamKind::Events, From::Seq(StreamSeq(1))).await?;
-                self.set_start(node, StreamKind::Events, first).await?.1
+                self.set_start(node, StreamKind::Events, at.map_or(first, |at| at.min(first))).await?
             }
         };
-        self.broker.ensure_consumer(StreamKind::Events, node, start).await?;
+        self.broker.ensure_consumer(StreamKind::Events, node, start, &spec.targets()).await?;
         self.announce_events(node, start).await?;
         Ok(start)
     }
@@ -134,12 +139,47 @@ impl Nodes {
     pub(super) async fn ensure_consumers(&self, spec: &Spec) -> Result<(), HubError> {
         for stream in StreamKind::ALL {
             if let Some(start) = *spec.start.get(stream)
-                && self.broker.ensure_consumer(stream, &spec.node, start).await? == Ensured::Made
+                && self.broker.ensure_consumer(stream, &spec.node, start, &spec.targets()).await? == Ensured::Made
             {
                 tracing::info!(node = %spec.node, ?stream, %start, "node has its consumer again");
             }
         }
         Ok(())
+    }
+
+    /// Sets the filters of a node's consumers by its `spec`, again where that changed meanwhile: another hub may have set
+    /// them by a newer one.
+    pub(super) async fn set_filters(&self, node: &NodeName) -> Result<(), HubError> {
+        let mut spec = self.read_again(node).await?;
+        for _ in 0..ROUNDS {
+            let Some(set) = spec else { return Ok(()) };
+            self.ensure_consumers(&set).await?;
+            spec = self.read_again(node).await?;
+            if spec.as_ref().is_none_or(|now| now.targets() == set.targets()) {
+                return Ok(());
+            }
+        }
+        Err(HubError::Contended { what: self.key(node) })
+    }
+
+    /// One of those in memory, in no order.
+    pub(super) fn find(&self, wanted: impl Fn(&Spec) -> bool) -> Option<Arc<Spec>> {
+        let known = self.known.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        known.values().find(|known| wanted(&known.spec)).map(|known| known.spec.clone())
+    }
+
+    /// What is decided about a node, as the leader has it.
+    pub(super) async fn read_again(&self, node: &NodeName) -> Result<Option<Arc<Spec>>, HubError> {
+        let entry = self.read(node).await?;
+        Ok(entry.spec.map(|spec| self.remember(node, spec, entry.revision)))
+    }
+
+    /// What is decided about every node. One that cannot be read is told of by the scan and is no member of anything.
+    pub(super) async fn read_all(&self) -> Result<Vec<Spec>, HubError> {
+        let names = self.broker.names();
+        let (bucket, keys) = (names.record_stream(RecordStream::Nodes), names.node_key(NodeKey::Spec, "*"));
+        let all = self.broker.read_all(&bucket, &keys, From::Seq(StreamSeq(1)), usize::MAX).await?;
+        Ok(all.iter().filter_map(|message| read_entry(message).ok()?.spec).collect())
     }
 
     /// Publishes an error event about `node`, once for each cause.

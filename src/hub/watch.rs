@@ -4,8 +4,8 @@
 //! every half minute. Both are safe to repeat.
 
 use super::HubError;
-use super::journals;
 use super::nodes::Nodes;
+use super::{groups, journals};
 use crate::broker::{Broker, BrokerError, From, RawMessage};
 use crate::model::error_event::Code;
 use crate::model::id::StreamSeq;
@@ -35,6 +35,32 @@ pub(super) async fn follow_specs(nodes: Arc<Nodes>) -> Result<(), HubError> {
             report(&nodes, &node, &message, &error).await;
         }
     }
+    Err(HubError::from(BrokerError::Closed))
+}
+
+/// Follows `spec` for joins and leaves that are wanted or under way, and carries them out.
+pub(super) async fn follow_wishes(nodes: Arc<Nodes>) -> Result<(), HubError> {
+    let specs = nodes.broker().follow_nodes(&format!("{}.*", NodeKey::Spec.as_str())).await?;
+    let messages = futures::stream::unfold(specs, |mut specs| async {
+        let message = specs.next().await?;
+        Some((message, specs))
+    });
+    let carry_out = |message: RawMessage| {
+        let nodes = Arc::clone(&nodes);
+        async move {
+            let Some(node) = node_of(nodes.broker(), NodeKey::Spec, &message) else { return };
+            // What cannot be read is told by whoever keeps the copies.
+            let Ok(Some(spec)) = nodes.note(&node, &message) else { return };
+            let wanted = spec.as_ref().clone().plan_groups(uuid::Uuid::new_v4);
+            if !wanted && spec.group_steps().is_empty() {
+                return;
+            }
+            if let Err(error) = groups::carry_out(&nodes, &spec).await {
+                report(&nodes, &node, &message, &error).await;
+            }
+        }
+    };
+    messages.for_each_concurrent(AT_ONCE, carry_out).await;
     Err(HubError::from(BrokerError::Closed))
 }
 
@@ -121,6 +147,10 @@ async fn complete(
     }
     if spec.start.events.is_some() && !events.contains(node.as_str()) {
         nodes.open_events(node).await?;
+    }
+    if !spec.groups.is_empty() || spec.want_groups.is_some() {
+        groups::carry_out(nodes, spec).await?;
+        nodes.set_filters(node).await?;
     }
     journals::close(nodes, spec).await
 }

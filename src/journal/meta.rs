@@ -53,6 +53,8 @@ pub enum Key {
     Leaving,
     /// How the link was when that last changed.
     Link,
+    /// What groups the node was a member of, and where in the streams: JSON.
+    Members,
 }
 
 impl Key {
@@ -81,6 +83,7 @@ impl Key {
             Key::ThinnedEvents => "thinned_events",
             Key::Leaving => "leaving",
             Key::Link => "link",
+            Key::Members => "members",
         }
     }
 }

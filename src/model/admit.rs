@@ -7,7 +7,7 @@ use super::error_event::Code;
 use super::header::{MsgHeaders, id_of};
 use super::id::{MessageId, MsgRef};
 use super::message::{Kind, StoredMessage};
-use super::name::{NodeName, Sender, Target};
+use super::name::{GroupName, NodeName, Sender, Target};
 use super::policy::Policy;
 use super::record::{By, Record, RecordError};
 use super::settings::{Defaults, Settings};
@@ -38,6 +38,8 @@ pub struct Rules<'a> {
     pub names: &'a Names,
     /// This node.
     pub node: &'a NodeName,
+    /// Whether it is a member of a group for the message stored there.
+    pub is_member: &'a dyn Fn(&GroupName, MsgRef) -> bool,
     /// What it accepts.
     pub policy: &'a Policy,
     /// Defaults of settings.
@@ -100,7 +102,7 @@ pub fn admit(message: &StoredMessage, rules: &Rules<'_>) -> Result<Admitted, Box
         return Err(reject(RecordError::new(Code::BrokerHeaders, text)));
     }
     let subject = subject.clone().map_err(|bad| reject(RecordError::new(Code::BadSubject, bad.to_string())))?;
-    check_target(&subject, rules.node).map_err(reject)?;
+    check_target(&subject, message.at, rules).map_err(reject)?;
     let headers = MsgHeaders::parse(&message.headers, subject.kind)
         .map_err(|bad| reject(RecordError::new(Code::BadHeader, bad.to_string())))?;
     check_allowed(&subject, &message.body, rules).map_err(reject)?;
@@ -108,10 +110,12 @@ pub fn admit(message: &StoredMessage, rules: &Rules<'_>) -> Result<Admitted, Box
     Ok(Admitted { at: message.at, id: id_of(&message.headers, message.at), subject, headers, settings })
 }
 
-fn check_target(subject: &MsgSubject, node: &NodeName) -> Result<(), RecordError> {
+fn check_target(subject: &MsgSubject, at: MsgRef, rules: &Rules<'_>) -> Result<(), RecordError> {
+    let node = rules.node;
     match &subject.to {
         Target::Node(to) if to == node => Ok(()),
         Target::Node(to) => Err(RecordError::new(Code::BadSubject, format!("is for `{to}`, this node is `{node}`"))),
+        Target::Group(group) if (rules.is_member)(group, at) => Ok(()),
         Target::Group(group) => {
             Err(RecordError::new(Code::UnknownGroup, format!("this node is no member of `@{group}`")))
         }
@@ -121,7 +125,8 @@ fn check_target(subject: &MsgSubject, node: &NodeName) -> Result<(), RecordError
 fn check_allowed(subject: &MsgSubject, body: &[u8], rules: &Rules<'_>) -> Result<(), RecordError> {
     let MsgSubject { kind, from, method, .. } = subject;
     let facts = (rules.method)(*kind, method.as_str());
-    if *kind == Kind::Control && facts.is_some() && is_hub_verb(method.as_str()) {
+    let is_hubs = *kind == Kind::Control && is_hub_verb(method.as_str()) || is_mark(*kind, method.as_str());
+    if facts.is_some() && is_hubs {
         if !from.is_hub() {
             return Err(RecordError::new(Code::Policy, format!("`{method}` is taken from the hub alone")));
         }
@@ -159,6 +164,11 @@ fn unknown_method(kind: Kind, method: &str, rules: &Rules<'_>) -> RecordError {
 /// The verbs that the hub alone may send, whatever the policy says.
 pub fn is_hub_verb(verb: &str) -> bool {
     matches!(verb, "member" | "events" | "result")
+}
+
+/// True for the mark of a join or leave, which lies in both streams.
+pub fn is_mark(kind: Kind, method: &str) -> bool {
+    kind != Kind::Command && method == "member"
 }
 
 impl Admitted {
@@ -218,7 +228,10 @@ mod tests {
             body: Bytes::copy_from_slice(body),
         };
         let (names, node, defaults) = (Names::default(), "n1".parse().unwrap(), Defaults::default());
-        admit(&message, &Rules { names: &names, node: &node, policy, defaults: &defaults, method: &methods })
+        let is_member = |group: &GroupName, at: MsgRef| group.as_str() == "db" && at.seq >= StreamSeq(3);
+        let rules =
+            Rules { names: &names, node: &node, is_member: &is_member, policy, defaults: &defaults, method: &methods };
+        admit(&message, &rules)
     }
 
     #[test]
@@ -251,6 +264,7 @@ mod tests {
 
     #[test]
     fn the_hubs_own_verbs_are_outside_the_policy() {
+        assert!(judge("fleet.msg.@db.command.ops.shell", &[], b"x", &Policy::Open).is_ok());
         assert!(judge("fleet.msg.n1.control.hub.result", &[], b"{}", &Policy::HubOnly).is_ok());
         let rejected = judge("fleet.msg.n1.command.hub.shell", &[], b"x", &Policy::HubOnly).unwrap_err();
         assert_eq!(rejected.error.code, Code::Policy);

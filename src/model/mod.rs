@@ -4,6 +4,7 @@ pub mod admit;
 pub mod config;
 pub mod directive;
 pub mod error_event;
+pub mod groups;
 pub mod header;
 pub mod id;
 pub mod infile;

@@ -83,6 +83,8 @@ pub enum HubVerb {
     Events,
     /// What became of a command that the node sent: an ack's JSON.
     Result,
+    /// The node joins or leaves a group: `{"join"|"leave":"web"}`.
+    Member,
 }
 
 impl HubVerb {
@@ -91,6 +93,7 @@ impl HubVerb {
         match self {
             HubVerb::Events => "events",
             HubVerb::Result => "result",
+            HubVerb::Member => "member",
         }
     }
 }
@@ -170,6 +173,16 @@ impl Names {
     /// The subject of the hub's own control message to a node.
     pub fn hub_control(&self, node: &NodeName, verb: HubVerb) -> String {
         format!("{}.msg.{node}.{}.hub.{}", self.prefix, Kind::Control, verb.as_str())
+    }
+
+    /// The subject of a join or leave in the events' stream; its twin is a control message.
+    pub fn hub_mark(&self, node: &NodeName) -> String {
+        format!("{}.msg.{node}.{}.hub.{}", self.prefix, Kind::Event, HubVerb::Member.as_str())
+    }
+
+    /// The filter of everything sent to a node or group.
+    pub fn target_filter(&self, target: &Target) -> String {
+        format!("{}.msg.{target}.>", self.prefix)
     }
 
     /// The filter of everything sent to a node itself.

@@ -11,6 +11,7 @@ use super::pages::each_message;
 use super::records::read_records;
 use super::row::Row;
 use super::send::{Delivery, Draft, SendOptions, send};
+use super::targets::{left_since, resolve};
 use super::view::View;
 use super::watch::Watch;
 use crate::broker::{Broker, BrokerError, From as Begin, LAST_SUBJECTS, RawMessage};
@@ -146,6 +147,7 @@ async fn open_since(
     let mut view = View::new(stored_since(broker, whose, node, begin).await?);
     view.set_records_stream(&acks);
     read_records(broker, &mut view, whose.as_str(), node, begin).await?;
+    resolve(broker, &mut view).await?;
     for (node, facts) in statuses(broker, &view.open_nodes()).await? {
         view.set_node(node, facts);
     }
@@ -175,12 +177,33 @@ fn draft(from: &Sender, id: &MessageId, to: &BTreeSet<&Target>, me: &Sender) -> 
 }
 
 /// Stores the cancels of these messages, as `me` sends them, and tells for each message what came of it, in their order.
+/// Behind those: the cancels for nodes that have left a group since its message was stored.
 pub async fn cancel(
     broker: &Broker,
     me: &Sender,
     open: &[Meant],
     options: &SendOptions,
-) -> Result<Vec<Delivery>, BadName> {
+) -> Result<Vec<Delivery>, OperatorError> {
+    let (mut deliveries, mut gone) = (send_cancels(broker, me, open, options).await?, Vec::new());
+    for (meant, delivery) in open.iter().zip(&deliveries) {
+        if let (Target::Group(group), Ok(sent)) = (&meant.to, &delivery.result) {
+            let left = left_since(broker, group, meant.at, sent.seq).await?;
+            gone.extend(left.into_iter().map(|node| Meant { to: Target::Node(node), ..meant.clone() }));
+        }
+    }
+    // A group's message has a row for each member; each that has left is told once.
+    gone.sort_by_key(|meant| (meant.to.to_string(), meant.at.seq));
+    gone.dedup_by_key(|meant| (meant.to.to_string(), meant.at));
+    deliveries.extend(send_cancels(broker, me, &gone, options).await?);
+    Ok(deliveries)
+}
+
+async fn send_cancels(
+    broker: &Broker,
+    me: &Sender,
+    open: &[Meant],
+    options: &SendOptions,
+) -> Result<Vec<Delivery>, OperatorError> {
     let messages = by_message(open);
     let drafts: Vec<Draft> = drafts(open, me)?;
     let sends = drafts.iter().map(|draft| send(broker, me, draft, options));

@@ -28,6 +28,17 @@ pub enum OperatorError {
         /// The senders, sorted.
         senders: Vec<String>,
     },
+    /// A name cannot be used.
+    #[error(transparent)]
+    BadName(#[from] crate::model::name::BadName),
+    /// A key of the bucket could not be written.
+    #[error("{key} was not written: {error}")]
+    NotWritten {
+        /// Its subject.
+        key: String,
+        /// Why not.
+        error: String,
+    },
     /// `last` needs to know whose.
     #[error("`last` is the newest message of a sender, and no sender is known")]
     NoSender,

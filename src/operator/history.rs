@@ -9,6 +9,7 @@ use super::nodes::{statuses, stream_facts};
 use super::pages::each_message;
 use super::records::{RecordReader, read_records};
 use super::row::Row;
+use super::targets::resolve;
 use super::view::View;
 use crate::broker::{Broker, BrokerError, From as Begin, RawMessage};
 use crate::model::id::{MessageId, StreamSeq};
@@ -70,6 +71,7 @@ pub async fn history(broker: &Broker, filter: &HistoryFilter) -> Result<View, Op
     let mut view = View::new(messages);
     view.set_records_stream(&acks);
     read_all_records(broker, &mut view, acks.last_seq).await?;
+    resolve(broker, &mut view).await?;
     for (node, facts) in statuses(broker, &view.open_nodes()).await? {
         view.set_node(node, facts);
     }

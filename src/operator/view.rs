@@ -8,7 +8,7 @@ use super::message::Message;
 use super::nodes::{NodeFacts, StreamFacts};
 use super::row::{Behind, Row};
 use crate::model::id::{MsgRef, StreamSeq};
-use crate::model::name::Target;
+use crate::model::name::{NodeName, Target};
 use crate::model::node::{Contact, LaneFacts};
 use crate::model::record::Record;
 use crate::model::state::State;
@@ -39,6 +39,8 @@ pub struct View {
     known: HashSet<MsgRef>,
     facts: HashMap<MsgRef, BTreeMap<String, Facts>>,
     nodes: HashMap<String, NodeFacts>,
+    /// The members of groups at the messages to those.
+    members: HashMap<MsgRef, Vec<NodeName>>,
     /// Messages for which a cancel is stored that their node has not answered.
     cancels: HashSet<MsgRef>,
     now: Timestamp,
@@ -54,6 +56,7 @@ impl View {
             messages,
             facts: HashMap::new(),
             nodes: HashMap::new(),
+            members: HashMap::new(),
             cancels: HashSet::new(),
             now: Timestamp::from_nanos(0),
             records_begin: None,
@@ -98,6 +101,11 @@ impl View {
         self.nodes.insert(node, facts);
     }
 
+    /// Takes in whom a message to a group was for.
+    pub fn set_members(&mut self, at: MsgRef, members: Vec<NodeName>) {
+        self.members.insert(at, members);
+    }
+
     /// Takes in which messages have a cancel that is not answered.
     pub fn set_cancels(&mut self, cancels: HashSet<MsgRef>) {
         self.cancels = cancels;
@@ -133,7 +141,8 @@ impl View {
         set.into_iter().collect()
     }
 
-    /// One row per message and node, in the order of the messages; a group message has a row for each node that answered.
+    /// One row per message and node, in the order of the messages; a group message has a row for each member and
+    /// each node that answered.
     pub fn rows(&self) -> impl Iterator<Item = Row<'_>> {
         self.messages.iter().flat_map(|message| match &message.to {
             Some(Target::Node(node)) => vec![self.row(message, node.to_string(), &[node.as_str(), NOBODY])],
@@ -144,11 +153,13 @@ impl View {
 
     fn group_rows<'a>(&'a self, message: &'a Message) -> Vec<Row<'a>> {
         let answered = self.facts.get(&message.at).into_iter().flat_map(BTreeMap::keys);
-        let nodes: Vec<&String> = answered.filter(|node| node.as_str() != NOBODY).collect();
+        let answered = answered.map(String::as_str).filter(|node| *node != NOBODY);
+        let members = self.members.get(&message.at).into_iter().flatten().map(NodeName::as_str);
+        let nodes: BTreeSet<&str> = answered.chain(members).collect();
         if nodes.is_empty() {
             return vec![self.row(message, message.to_text(), &[NOBODY])];
         }
-        nodes.into_iter().map(|node| self.row(message, node.clone(), &[node])).collect()
+        nodes.into_iter().map(|node| self.row(message, node.to_owned(), &[node])).collect()
     }
 
     fn row<'a>(&'a self, message: &'a Message, node: String, record_nodes: &[&str]) -> Row<'a> {

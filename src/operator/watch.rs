@@ -12,6 +12,7 @@ use super::pages::each_message;
 use super::records::{CLASSES, RecordReader};
 use super::row::Behind;
 use super::send::Sent;
+use super::targets::resolve;
 use super::view::View;
 use crate::broker::{Broker, BrokerError, Follower, From as Begin, Link, RawMessage};
 use crate::model::id::{IdRef, MessageId, StreamSeq};
@@ -125,6 +126,7 @@ impl Watch {
         self.view.set_records_stream(&acks);
         self.reader.read(&self.broker, &mut self.view, acks.last_seq).await?;
         self.cancels.read(&self.broker, &mut self.view).await?;
+        resolve(&self.broker, &mut self.view).await?;
         for (node, facts) in statuses(&self.broker, &self.view.open_nodes()).await? {
             self.view.set_node(node, facts);
         }

@@ -297,7 +297,7 @@ async fn a_first_message_makes_a_node_and_two_hubs_agree() {
         let node = format!("n{n}");
         assert_eq!(with_start(&broker, &node).await.start.commands, Some(*seq));
         let info = consumer(&raw, "FLEET_COMMANDS", &node).await;
-        assert_eq!(info["config"]["filter_subjects"], json!([format!("fleet.msg.{node}.>")]));
+        assert_eq!(info["config"]["filter_subjects"], json!([format!("fleet.msg.{node}.>"), "fleet.msg.@all.>"]));
         assert_eq!((&info["config"]["ack_policy"], &info["config"]["opt_start_seq"]), (&json!("all"), &json!(seq)));
         assert_eq!(info["num_pending"], 2);
     }

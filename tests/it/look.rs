@@ -67,6 +67,9 @@ async fn a_node_shows_itself_with_and_without_its_agent() {
     assert_eq!((&shown["agent_pid"], &shown["running"][0]["id"]), (&Value::Null, &long.as_str().into()));
     fleet.broker.server.restart().await.unwrap();
     fleet.start_agent("ship1").await;
+    // The command has lived on without its agent, and the queue behind it waits for its end.
+    assert_eq!(fleet.cli().run(&["cancel", &long, "--from", "ops"]).await.code, Some(0));
+    assert_eq!(fleet.record("ship1", "ops", "shell", &long).await.state, State::Cancelled);
     assert_eq!(fleet.record("ship1", "ops", "shell", &queued).await.state, State::Succeeded);
     assert_eq!(fleet.agent("ship1").stop().await.code(), Some(0));
     let shown = json(&cli.run(&local).await.ok());

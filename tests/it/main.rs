@@ -14,6 +14,7 @@ mod docs;
 mod doctor;
 mod faults;
 mod full_disk;
+mod groups;
 mod harness;
 mod hub;
 mod hub_upkeep;

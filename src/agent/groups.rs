@@ -1,0 +1,88 @@
+//! The groups that this node is a member of, by stream sequence (PROTOCOL §4).
+//!
+//! Owns the copy in memory of what the journal keeps. Marks in the streams change it in the commit that takes them; what
+//! `spec` says of marks that this journal never saw is learnt before a session begins. Decides no membership.
+
+use super::node::Node;
+use crate::journal::{JournalError, Key};
+use crate::model::groups::{Intervals, Mark};
+use crate::model::id::MsgRef;
+use crate::model::message::{StoredMessage, StreamKind};
+use crate::model::name::{GroupName, NodeName, Target};
+use crate::model::node::{PerStream, Spec};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// Memberships, and whose messages reach the node.
+pub(crate) struct Groups {
+    known: RwLock<PerStream<Intervals>>,
+    targets: RwLock<Arc<[Target]>>,
+}
+
+impl Groups {
+    /// No member of anything but `@all`.
+    pub(crate) fn new(node: &NodeName) -> Groups {
+        let targets = vec![Target::Node(node.clone()), Target::Group(GroupName::all())];
+        Groups { known: RwLock::default(), targets: RwLock::new(targets.into()) }
+    }
+
+    /// Takes in a mark that is being taken, and gives what the journal is to keep.
+    pub(crate) fn mark(&self, mark: &Mark, at: MsgRef) -> String {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.get_mut(at.stream).mark(mark, at.seq);
+        to_text(&known)
+    }
+
+    /// True where the node is a member of the group for the message stored there.
+    pub(crate) fn is_member(&self, group: &GroupName, at: MsgRef) -> bool {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).get(at.stream).contains(group, at.seq)
+    }
+
+    /// To whom the messages are that its consumers give it.
+    pub(crate) fn targets(&self) -> Arc<[Target]> {
+        Arc::clone(&self.targets.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes in `spec`; what the journal is to keep where that is new.
+    fn learn(&self, spec: &Spec) -> Option<String> {
+        *self.targets.write().unwrap_or_else(PoisonError::into_inner) = spec.targets().into();
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let before = known.clone();
+        StreamKind::ALL.into_iter().for_each(|stream| known.get_mut(stream).learn(spec, stream));
+        (*known != before).then(|| to_text(&known))
+    }
+}
+
+/// These are names and numbers: they always have a text.
+fn to_text(known: &PerStream<Intervals>) -> String {
+    serde_json::to_string(known).unwrap_or_default()
+}
+
+impl Node {
+    /// Takes up what the journal kept.
+    pub(crate) async fn load_groups(&self) -> Result<(), JournalError> {
+        if let Some(text) = self.journal.meta::<String>(Key::Members).await? {
+            match serde_json::from_str(&text) {
+                Ok(kept) => *self.groups.known.write().unwrap_or_else(PoisonError::into_inner) = kept,
+                Err(error) => tracing::error!(%error, "the memberships kept cannot be read; the hub's word is taken"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Learns from `spec` what the marks in the streams have not told this journal.
+    pub(crate) async fn learn_groups(&self, spec: &Spec) -> Result<(), JournalError> {
+        match self.groups.learn(spec) {
+            Some(text) => self.journal.set_meta(Key::Members, text).await,
+            None => Ok(()),
+        }
+    }
+
+    /// True where the message is not for this node: to a group that it is no member of at that place. Such a message gets
+    /// no record here.
+    pub(crate) fn is_for_others(&self, message: &StoredMessage) -> bool {
+        match self.names.read_loosely(&message.subject).to {
+            Some(Target::Group(group)) => !self.groups.is_member(&group, message.at),
+            _ => false,
+        }
+    }
+}

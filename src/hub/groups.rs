@@ -1,0 +1,146 @@
+//! Joins and leaves carried out (PROTOCOL §4), and who a group's message is for.
+//!
+//! ```text
+//! spec.want_groups ─ plan: pending in spec ─ join: events opened → filters set → marks published → J in spec
+//!                                          └ leave: marks published → L in spec → ack floors past L → filters set
+//! ```
+//!
+//! Every step is a compare-and-set, or harmless to repeat: marks have an id that was in `spec` before them, and the first
+//! with that id counts, whoever published it. So a hub may die behind any step, and two may work at once. Decides nothing
+//! about memberships itself; that is `model::groups`.
+
+use super::HubError;
+use super::fate::{Letter, Standing};
+use super::nodes::Nodes;
+use super::records::PUBLISH_TIMEOUT;
+use super::results::control;
+use crate::broker::{From, Outgoing};
+use crate::killpoint::{Point, here};
+use crate::model::groups::{Belongs, Done, Mark, Step};
+use crate::model::header::names as header;
+use crate::model::id::{MessageId, StreamSeq};
+use crate::model::message::{Kind, StreamKind};
+use crate::model::name::{GroupName, NodeName};
+use crate::model::node::{Spec, Starts};
+use crate::model::subject::HubVerb;
+use uuid::Uuid;
+
+/// Begins what is wanted and goes on with what is under way, as far as that goes now.
+pub(super) async fn carry_out(nodes: &Nodes, spec: &Spec) -> Result<(), HubError> {
+    let node = &spec.node;
+    let spec = nodes.change(node, |spec| spec.plan_groups(Uuid::new_v4)).await?;
+    here(Point::Planned);
+    for step in spec.group_steps() {
+        match step {
+            Step::Join { group, marker } => {
+                nodes.open_events(node).await?;
+                nodes.set_filters(node).await?;
+                here(Point::Filtered);
+                finish(nodes, node, marker, &Mark::Join(group)).await?;
+            }
+            Step::Leave { group, marker } => finish(nodes, node, marker, &Mark::Leave(group)).await?,
+            Step::Drain { marker, leave } => drain(nodes, node, marker, leave).await?,
+        }
+    }
+    Ok(())
+}
+
+/// Publishes both marks and writes where they are.
+async fn finish(nodes: &Nodes, node: &NodeName, marker: Uuid, mark: &Mark) -> Result<(), HubError> {
+    let mut at = Starts::default();
+    for stream in StreamKind::ALL {
+        *at.get_mut(stream) = Some(publish(nodes, node, stream, marker, mark).await?);
+        here(Point::Marked);
+    }
+    nodes.change(node, |spec| spec.group_done(marker, Done::Marked(at))).await?;
+    here(Point::MarksKnown);
+    tracing::info!(%node, ?mark, commands = ?at.commands, events = ?at.events, "group");
+    Ok(())
+}
+
+/// The filters go once nothing before the leave is left to take.
+async fn drain(nodes: &Nodes, node: &NodeName, marker: Uuid, leave: Starts) -> Result<(), HubError> {
+    for stream in StreamKind::ALL {
+        let progress = nodes.broker().consumer_progress(stream, node).await?;
+        if progress.is_none_or(|progress| Some(progress.ack_floor) < *leave.get(stream)) {
+            return Ok(());
+        }
+    }
+    nodes.change(node, |spec| spec.group_done(marker, Done::Drained)).await?;
+    here(Point::Drained);
+    nodes.set_filters(node).await
+}
+
+/// Publishes a mark, and gives the sequence of the first one with its id: another hub may have stored it long ago, when the
+/// broker no longer knows a duplicate.
+async fn publish(
+    nodes: &Nodes,
+    node: &NodeName,
+    stream: StreamKind,
+    marker: Uuid,
+    mark: &Mark,
+) -> Result<StreamSeq, HubError> {
+    let broker = nodes.broker();
+    let body = serde_json::to_vec(mark).map_err(|e| HubError::Internal(e.to_string()))?;
+    // Records of both go under different names.
+    let text = match stream {
+        StreamKind::Commands => marker.to_string(),
+        StreamKind::Events => format!("{marker}-e"),
+    };
+    let id = MessageId::given(&text).map_err(|e| HubError::Internal(e.to_string()))?;
+    let outgoing = match stream {
+        StreamKind::Commands => control(broker, node, HubVerb::Member, id, body),
+        StreamKind::Events => Outgoing::new(broker.names().hub_mark(node), body)
+            .with(header::ID, id.to_string())
+            .with(header::KIND, Kind::Event.as_str()),
+    };
+    let outgoing = outgoing.with(header::MSG_ID, marker.to_string());
+    let subject = outgoing.subject.clone();
+    let stored = broker.publish(&outgoing, PUBLISH_TIMEOUT).await.map_err(|e| HubError::publish(subject.clone(), e))?;
+    let name = broker.names().stream(stream);
+    let mut from = StreamSeq(1);
+    while let Some(found) = broker.get_next_at_leader(&name, &subject, From::Seq(from)).await? {
+        if found.seq >= stored.seq {
+            break;
+        }
+        if found.headers.get(header::ID) == Some(text.as_str()) {
+            return Ok(found.seq);
+        }
+        from = StreamSeq(found.seq.0 + 1);
+    }
+    Ok(stored.seq)
+}
+
+/// How a message to a group stands. What memory says is asked again of the leader: a leave that lies before the message
+/// was pending in `spec` before that, so a read that comes after the message knows of it.
+pub(super) async fn standing(nodes: &Nodes, letter: &Letter, group: &GroupName) -> Result<Standing, HubError> {
+    let (stream, seq) = (letter.at.stream, letter.at.seq);
+    if *group == GroupName::all() && stream == StreamKind::Events {
+        open_for_all(nodes, seq).await?;
+    }
+    let belongs = |spec: &Spec| spec.belongs(group, stream, seq);
+    if let Some(spec) = nodes.find(|spec| belongs(spec) == Belongs::Member)
+        && let Some(spec) = nodes.read_again(&spec.node).await?
+        && belongs(&spec) == Belongs::Member
+    {
+        return Ok(Standing::Members);
+    }
+    let all = nodes.read_all().await?;
+    Ok(match all.iter().map(belongs).max().unwrap_or(Belongs::No) {
+        Belongs::Member => Standing::Members,
+        Belongs::Pending => Standing::Pending,
+        Belongs::No => Standing::NoMembers,
+    })
+}
+
+/// An event for everybody is the first one for those that had none.
+async fn open_for_all(nodes: &Nodes, seq: StreamSeq) -> Result<(), HubError> {
+    let without = |spec: &Spec| spec.start.commands.is_some() && spec.start.events.is_none();
+    if nodes.find(without).is_none() {
+        return Ok(());
+    }
+    for spec in nodes.read_all().await?.iter().filter(|spec| without(spec)) {
+        nodes.open_events_at(&spec.node, Some(seq)).await?;
+    }
+    Ok(())
+}

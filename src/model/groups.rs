@@ -1,0 +1,261 @@
+//! Membership of groups, decided in the stream (PROTOCOL §4): a node is a member between two marks that lie in the streams
+//! themselves, so that joins and leaves are exact to the sequence whatever its consumer is doing.
+//!
+//! Each membership in a `spec` is a small machine; what it says by (`pending`, `join`, `leave`):
+//!
+//! ```text
+//! wanted → joining (id, –, –) ─ filters, then marks stored → member (–, J, –)
+//!                                                              │ no longer wanted
+//! closed (–, J, L) ← ack floors past L ─ draining (id, J, L) ← marks stored ─ leaving (id, J, –)
+//! ```
+//!
+//! `pending` is the id of the marks. It is written before they are published, so whoever comes later, another hub too,
+//! publishes the same and finds the same sequences. Owns these steps, and who is a member of what at which sequence. Never
+//! publishes and never reads; whoever carries out a [`Step`] tells what came of it by [`Done`].
+
+use super::id::StreamSeq;
+use super::message::StreamKind;
+use super::name::{GroupName, NodeName, Target};
+use super::node::{Membership, Spec, Starts};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use uuid::Uuid;
+
+/// What has to be done next about a membership.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Set the filters, then publish the marks of a join with this id.
+    Join {
+        /// The group.
+        group: GroupName,
+        /// The id of the marks.
+        marker: Uuid,
+    },
+    /// Publish the marks of a leave with this id.
+    Leave {
+        /// The group.
+        group: GroupName,
+        /// The id of the marks.
+        marker: Uuid,
+    },
+    /// Wait until the node has taken all up to its leave.
+    Drain {
+        /// The id of the marks.
+        marker: Uuid,
+        /// Their sequences.
+        leave: Starts,
+    },
+}
+
+/// What came of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// The marks are stored, there.
+    Marked(Starts),
+    /// The node has taken all up to its leave.
+    Drained,
+}
+
+/// Whether a node is a member of a group at a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Belongs {
+    /// It is not.
+    No,
+    /// Marks are being published; once their sequences are known it is clear.
+    Pending,
+    /// It is.
+    Member,
+}
+
+impl Membership {
+    fn is_marked(marks: &Starts) -> bool {
+        marks.commands.is_some() && marks.events.is_some()
+    }
+
+    fn is_joining(&self) -> bool {
+        !Membership::is_marked(&self.join)
+    }
+
+    fn is_over(&self) -> bool {
+        Membership::is_marked(&self.leave)
+    }
+
+    fn step(&self) -> Option<Step> {
+        let (marker, group) = (self.pending?, self.name.parse().ok()?);
+        Some(match (self.is_joining(), self.is_over()) {
+            (true, _) => Step::Join { group, marker },
+            (false, false) => Step::Leave { group, marker },
+            (false, true) => Step::Drain { marker, leave: self.leave },
+        })
+    }
+
+    fn at(&self, stream: StreamKind, seq: StreamSeq) -> Belongs {
+        let Some(join) = *self.join.get(stream) else {
+            return if self.pending.is_some() { Belongs::Pending } else { Belongs::No };
+        };
+        match *self.leave.get(stream) {
+            _ if seq <= join => Belongs::No,
+            Some(leave) if seq >= leave => Belongs::No,
+            None if self.pending.is_some() => Belongs::Pending,
+            _ => Belongs::Member,
+        }
+    }
+}
+
+impl Spec {
+    /// Begins what is wanted and not under way, with a fresh id for each; true where that changed anything.
+    pub fn plan_groups(&mut self, mut fresh: impl FnMut() -> Uuid) -> bool {
+        let Some(wanted) = &self.want_groups else { return false };
+        let all = GroupName::all();
+        let wanted: BTreeSet<&str> = wanted
+            .iter()
+            .filter(|name| name.parse::<GroupName>().is_ok_and(|g| g != all))
+            .map(String::as_str)
+            .collect();
+        let mut changed = false;
+        for member in self.groups.iter_mut().filter(|m| !m.is_over() && m.pending.is_none()) {
+            if !wanted.contains(member.name.as_str()) {
+                member.pending = Some(fresh());
+                changed = true;
+            }
+        }
+        for name in wanted {
+            // One that is leaving is waited for: a group is joined anew behind its leave.
+            if !self.groups.iter().any(|m| m.name == name && !m.is_over()) {
+                let (join, leave) = (Starts::default(), Starts::default());
+                self.groups.push(Membership { name: name.to_owned(), join, leave, pending: Some(fresh()) });
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// What has to be done.
+    pub fn group_steps(&self) -> Vec<Step> {
+        self.groups.iter().filter_map(Membership::step).collect()
+    }
+
+    /// Takes in what came of the step with this id; false where that is known or no longer of account.
+    pub fn group_done(&mut self, marker: Uuid, done: Done) -> bool {
+        let Some(member) = self.groups.iter_mut().find(|m| m.pending == Some(marker)) else { return false };
+        match (done, member.is_joining(), member.is_over()) {
+            (Done::Marked(join), true, _) => {
+                member.join = join;
+                member.pending = None;
+            }
+            (Done::Marked(leave), false, false) => member.leave = leave,
+            (Done::Drained, false, true) => member.pending = None,
+            _ => return false,
+        }
+        true
+    }
+
+    /// Has pending marks published anew, for a journal that begins behind those that may be stored.
+    pub fn renew_marks(&mut self, mut fresh: impl FnMut() -> Uuid) {
+        for member in self.groups.iter_mut().filter(|m| m.pending.is_some() && !m.is_over()) {
+            member.pending = Some(fresh());
+        }
+    }
+
+    /// The groups that its consumers have to reach.
+    pub fn groups_reached(&self) -> BTreeSet<GroupName> {
+        let open = self.groups.iter().filter(|m| m.pending.is_some() || !m.is_over());
+        open.filter_map(|m| m.name.parse().ok()).collect()
+    }
+
+    /// All targets whose messages its consumers have to reach: itself, `@all`, and its groups.
+    pub fn targets(&self) -> Vec<Target> {
+        let groups = std::iter::once(GroupName::all()).chain(self.groups_reached());
+        std::iter::once(Target::Node(self.node.clone())).chain(groups.map(Target::Group)).collect()
+    }
+
+    /// Whether it is a member of the group for a message stored there.
+    pub fn belongs(&self, group: &GroupName, stream: StreamKind, seq: StreamSeq) -> Belongs {
+        if *group == GroupName::all() {
+            return match *self.start.get(stream) {
+                Some(start) if seq >= start => Belongs::Member,
+                _ => Belongs::No,
+            };
+        }
+        let of_group = self.groups.iter().filter(|m| m.name == group.as_str());
+        of_group.map(|m| m.at(stream, seq)).max().unwrap_or(Belongs::No)
+    }
+}
+
+/// One membership as the node knows it: behind `join`, before `leave`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interval {
+    /// The mark of the join.
+    pub join: StreamSeq,
+    /// The mark of the leave.
+    pub leave: Option<StreamSeq>,
+}
+
+/// What a mark says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mark {
+    /// A member from here on.
+    Join(GroupName),
+    /// A member up to here.
+    Leave(GroupName),
+}
+
+/// The memberships of a node in one stream, as its journal keeps them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Intervals(BTreeMap<GroupName, Vec<Interval>>);
+
+impl Intervals {
+    /// Takes in a mark; one that says what is so already changes nothing.
+    pub fn mark(&mut self, mark: &Mark, seq: StreamSeq) {
+        let (Mark::Join(group) | Mark::Leave(group)) = mark;
+        let known = self.0.entry(group.clone()).or_default();
+        // A mark that comes again, after the stream was restored, is an old one.
+        if known.iter().any(|i| seq <= i.join || i.leave.is_some_and(|leave| seq <= leave)) {
+            return;
+        }
+        let open = known.last_mut().filter(|i| i.leave.is_none());
+        match (mark, open) {
+            (Mark::Join(_), None) => known.push(Interval { join: seq, leave: None }),
+            (Mark::Leave(_), Some(interval)) => interval.leave = Some(seq),
+            (Mark::Join(_), Some(_)) | (Mark::Leave(_), None) => {}
+        }
+    }
+
+    /// Takes in what `spec` says of one stream, which is true whatever marks the node has seen.
+    pub fn learn(&mut self, spec: &Spec, stream: StreamKind) {
+        for member in &spec.groups {
+            let (Ok(group), Some(join)) = (member.name.parse(), *member.join.get(stream)) else { continue };
+            let leave = *member.leave.get(stream);
+            let known = self.0.entry(group).or_default();
+            match known.iter_mut().find(|i| i.join == join) {
+                Some(interval) => interval.leave = interval.leave.or(leave),
+                None => known.push(Interval { join, leave }),
+            }
+            known.sort_by_key(|i| i.join);
+        }
+    }
+
+    /// True where the node is a member of the group for a message stored there.
+    pub fn contains(&self, group: &GroupName, seq: StreamSeq) -> bool {
+        let within = |i: &Interval| seq > i.join && i.leave.is_none_or(|leave| seq < leave);
+        *group == GroupName::all() || self.0.get(group).is_some_and(|known| known.iter().any(within))
+    }
+}
+
+/// The members of a group for a message stored there, of these nodes. Of `@all` those that have been in contact.
+pub fn members<'a>(
+    specs: impl IntoIterator<Item = &'a Spec>,
+    group: &GroupName,
+    stream: StreamKind,
+    seq: StreamSeq,
+) -> Vec<NodeName> {
+    let counts = |spec: &&Spec| {
+        spec.belongs(group, stream, seq) == Belongs::Member && (*group != GroupName::all() || spec.journal.is_some())
+    };
+    specs.into_iter().filter(counts).map(|spec| spec.node.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests;

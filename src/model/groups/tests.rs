@@ -1,0 +1,145 @@
+//! Two hubs, crashes at every step, and steps that are repeated: the marks in the stream and `spec` agree.
+
+use super::*;
+use crate::model::node::PerStream;
+use proptest::prelude::*;
+
+fn web() -> GroupName {
+    "web".parse().unwrap()
+}
+
+fn spec() -> Spec {
+    let mut spec = Spec::new("n1".parse().unwrap());
+    spec.start = PerStream { commands: Some(StreamSeq(1)), events: Some(StreamSeq(1)) };
+    spec
+}
+
+fn both(seq: u64) -> Starts {
+    PerStream { commands: Some(StreamSeq(seq)), events: Some(StreamSeq(seq)) }
+}
+
+#[test]
+fn a_membership_goes_its_way() {
+    let mut spec = spec();
+    spec.want_groups = Some(vec!["web".to_owned(), "all".to_owned(), "a.b".to_owned()]);
+    assert!(spec.plan_groups(Uuid::new_v4) && !spec.plan_groups(Uuid::new_v4));
+    let [Step::Join { marker, .. }] = spec.group_steps()[..] else { panic!("{spec:?}") };
+    assert_eq!(spec.belongs(&web(), StreamKind::Commands, StreamSeq(9)), Belongs::Pending);
+    assert!(spec.group_done(marker, Done::Marked(both(5))) && !spec.group_done(marker, Done::Marked(both(6))));
+    let at = |spec: &Spec, seq| spec.belongs(&web(), StreamKind::Events, StreamSeq(seq));
+    assert_eq!((at(&spec, 5), at(&spec, 6)), (Belongs::No, Belongs::Member));
+
+    spec.want_groups = Some(Vec::new());
+    assert!(spec.plan_groups(Uuid::new_v4));
+    let [Step::Leave { marker, .. }] = spec.group_steps()[..] else { panic!("{spec:?}") };
+    assert_eq!(at(&spec, 6), Belongs::Pending, "the leave may lie before it");
+    assert!(spec.group_done(marker, Done::Marked(both(8))));
+    assert_eq!((at(&spec, 7), at(&spec, 8)), (Belongs::Member, Belongs::No));
+    assert!(spec.groups_reached().contains(&web()), "what lies before the leave is still to be taken");
+    assert!(spec.group_done(marker, Done::Drained) && spec.groups_reached().is_empty());
+    assert_eq!(at(&spec, 7), Belongs::Member, "closed intervals stay");
+}
+
+/// A hub: what it is about to do, by the `spec` as it read it.
+#[derive(Default)]
+struct Hub {
+    read: Option<Spec>,
+    marked: Option<(Uuid, StreamSeq)>,
+}
+
+/// The broker: one stream of marks, without duplicates, and `spec`.
+struct World {
+    spec: Spec,
+    stream: Vec<Option<(Uuid, Mark)>>,
+}
+
+impl World {
+    fn publish(&mut self, marker: Uuid, mark: Mark) -> StreamSeq {
+        let at = |slot: &Option<(Uuid, Mark)>| slot.as_ref().is_some_and(|(id, _)| *id == marker);
+        let found = self.stream.iter().position(at);
+        let index = found.unwrap_or_else(|| {
+            self.stream.push(Some((marker, mark)));
+            self.stream.len() - 1
+        });
+        StreamSeq(index as u64 + 1)
+    }
+
+    fn turn(&mut self, hub: &mut Hub) {
+        if let Some((marker, seq)) = hub.marked.take() {
+            self.spec.group_done(marker, Done::Marked(both(seq.0)));
+            hub.read = None;
+            return;
+        }
+        let Some(read) = hub.read.take() else {
+            self.spec.plan_groups(Uuid::new_v4);
+            hub.read = Some(self.spec.clone());
+            return;
+        };
+        match read.group_steps().into_iter().next() {
+            Some(Step::Join { group, marker }) => hub.marked = Some((marker, self.publish(marker, Mark::Join(group)))),
+            Some(Step::Leave { group, marker }) => {
+                hub.marked = Some((marker, self.publish(marker, Mark::Leave(group))));
+            }
+            Some(Step::Drain { marker, .. }) => drop(self.spec.group_done(marker, Done::Drained)),
+            None => {}
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Turn(usize),
+    Crash(usize),
+    Want(Vec<String>),
+    Message,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        6 => (0usize..2).prop_map(Act::Turn),
+        1 => (0usize..2).prop_map(Act::Crash),
+        1 => proptest::sample::subsequence(vec!["web".to_owned(), "db".to_owned()], 0..=2).prop_map(Act::Want),
+        2 => Just(Act::Message),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn what_spec_says_is_what_the_stream_says(acts in proptest::collection::vec(act(), 0..120)) {
+        let mut world = World { spec: spec(), stream: Vec::new() };
+        let mut hubs = [Hub::default(), Hub::default()];
+        for act in acts {
+            match act {
+                Act::Turn(hub) => world.turn(&mut hubs[hub]),
+                Act::Crash(hub) => hubs[hub] = Hub::default(),
+                Act::Want(groups) => world.spec.want_groups = Some(groups),
+                Act::Message => world.stream.push(None),
+            }
+        }
+        for _ in 0..40 {
+            world.turn(&mut hubs[0]);
+        }
+        prop_assert!(world.spec.group_steps().is_empty(), "{:?}", world.spec);
+        // The node sees the marks alone.
+        let mut node = Intervals::default();
+        for (index, slot) in world.stream.iter().enumerate() {
+            if let Some((_, mark)) = slot {
+                node.mark(mark, StreamSeq(index as u64 + 1));
+            }
+        }
+        // A journal that begins now knows `spec` alone.
+        let mut fresh = Intervals::default();
+        fresh.learn(&world.spec, StreamKind::Commands);
+        for name in ["web", "db"] {
+            let group: GroupName = name.parse().unwrap();
+            for seq in (1..=world.stream.len() as u64 + 1).map(StreamSeq) {
+                let is_mark = world.stream.get(usize::try_from(seq.0).unwrap() - 1).is_some_and(Option::is_some);
+                let member = world.spec.belongs(&group, StreamKind::Commands, seq) == Belongs::Member;
+                prop_assert!(is_mark || node.contains(&group, seq) == member, "{name} at {seq}: {:?}", world.spec);
+                prop_assert!(is_mark || fresh.contains(&group, seq) == member);
+            }
+            let wanted = world.spec.want_groups.iter().flatten().any(|want| want == name);
+            prop_assert_eq!(world.spec.groups_reached().contains(&group), wanted);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Groups on the operator's side: whom a group's message was for, and which groups a node is to be in.
+//!
+//! The members of a message are those at its sequence, by the intervals that `spec` keeps (PROTOCOL §4), whoever is a member
+//! now. Owns `spec.<node>.want_groups`, written by compare-and-set; the hub does the rest.
+
+use super::error::OperatorError;
+use super::nodes::nodes;
+use super::view::View;
+use crate::broker::{Broker, BrokerError, Outgoing, PublishError};
+use crate::model::groups::{Belongs, members};
+use crate::model::id::{MsgRef, StreamSeq};
+use crate::model::message::StreamKind;
+use crate::model::name::{GroupName, NodeName, Target};
+use crate::model::node::Spec;
+use crate::model::subject::{NodeKey, RecordStream};
+use std::time::Duration;
+
+/// How often a lost compare-and-set is tried again.
+const ROUNDS: usize = 20;
+
+/// How long the broker's word is waited for.
+const WITHIN: Duration = Duration::from_secs(5);
+
+/// Tells the view whom its messages to groups were for.
+pub(super) async fn resolve(broker: &Broker, view: &mut View) -> Result<(), OperatorError> {
+    let to_groups: Vec<(MsgRef, GroupName)> = view
+        .messages()
+        .iter()
+        .filter_map(|message| match &message.to {
+            Some(Target::Group(group)) => Some((message.at, group.clone())),
+            _ => None,
+        })
+        .collect();
+    if to_groups.is_empty() {
+        return Ok(());
+    }
+    let specs: Vec<Spec> = nodes(broker).await?.into_values().filter_map(|facts| facts.spec).collect();
+    for (at, group) in to_groups {
+        view.set_members(at, members(&specs, &group, at.stream, at.seq));
+    }
+    Ok(())
+}
+
+/// The nodes that a message to the group was for and that a cancel stored at `cancel` does not reach by the group: they have
+/// left it in between. Read after the cancel was stored, so that no leave before it is missed.
+pub(super) async fn left_since(
+    broker: &Broker,
+    group: &GroupName,
+    at: MsgRef,
+    cancel: StreamSeq,
+) -> Result<Vec<NodeName>, OperatorError> {
+    let specs: Vec<Spec> = nodes(broker).await?.into_values().filter_map(|facts| facts.spec).collect();
+    let gone = |spec: &&Spec| spec.belongs(group, StreamKind::Commands, cancel) != Belongs::Member;
+    Ok(members(specs.iter().filter(gone), group, at.stream, at.seq))
+}
+
+/// Writes which groups a node is to be a member of; `None` where there is no such node. What is written is what an admin
+/// wants, once more over whatever was wanted before.
+pub async fn want_groups(
+    broker: &Broker,
+    node: &NodeName,
+    groups: &[GroupName],
+) -> Result<Option<Spec>, OperatorError> {
+    let key = broker.names().node_key(NodeKey::Spec, node.as_str());
+    let bucket = broker.names().record_stream(RecordStream::Nodes);
+    for _ in 0..ROUNDS {
+        let Some(found) = broker.get_last_at_leader(&bucket, &key).await?.filter(|found| !found.body.is_empty()) else {
+            return Ok(None);
+        };
+        let bad = |e: serde_json::Error| BrokerError::BadAnswer { what: key.clone(), reason: e.to_string() };
+        let mut spec: Spec = serde_json::from_slice(&found.body).map_err(bad)?;
+        let wanted = Some(groups.iter().map(ToString::to_string).collect());
+        if spec.want_groups == wanted {
+            return Ok(Some(spec));
+        }
+        spec.want_groups = wanted;
+        let body = serde_json::to_vec(&spec).map_err(bad)?;
+        match broker.publish(&Outgoing::new(key.clone(), body).expecting_last(found.seq.0), WITHIN).await {
+            Ok(_) => return Ok(Some(spec)),
+            // Somebody else wrote; or, without a word, perhaps we did: what is there tells.
+            Err(PublishError::WrongLast | PublishError::Unknown) => {}
+            Err(error) => return Err(OperatorError::NotWritten { key, error: error.to_string() }),
+        }
+    }
+    Err(OperatorError::NotWritten { key, error: "others keep writing it".to_owned() })
+}
