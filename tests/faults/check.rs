@@ -20,9 +20,11 @@ pub struct Violation {
     pub text: String,
 }
 
-/// Commands die with their agent: each kill of one excuses an `interrupted`, or another try where the message allows it,
-/// of what ran then. Once they outlive it this is `false`, and both are violations.
-pub const RUNS_DIE_WITH_THEIR_AGENT: bool = false;
+/// Events run in the agent: a kill of it excuses an `interrupted`, or another try where the message allows it, of what ran
+/// then. A command lives on, so for one both are violations.
+fn dies_with_its_agent(stored: &Stored) -> bool {
+    stored.kind == "event"
+}
 
 /// A run that ends `interrupted` must have had a kill between these bounds around its life, in ns.
 const KILL_SLACK: i64 = 2_000_000_000;
@@ -172,9 +174,11 @@ impl<'a> Check<'a> {
                 }
                 continue;
             };
-            if record.state == "interrupted" && !sent.rerun && RUNS_DIE_WITH_THEIR_AGENT {
+            if record.state == "interrupted" && !sent.rerun && dies_with_its_agent(stored) {
                 self.is_interrupted_by_a_kill(stored, record);
-            } else if !(is_own_end(sent, record, is_last_try) || record.state == "cancelled" && !asked.is_empty()) {
+            } else if !(is_own_end(stored, sent, record, is_last_try)
+                || record.state == "cancelled" && !asked.is_empty())
+            {
                 let Record { state, code, attempt, .. } = record;
                 let text = format!("{state} {code} at attempt {attempt}, meant was {:?}", sent.expect);
                 self.found("a wrong end", &stored.id, text);
@@ -217,9 +221,7 @@ impl<'a> Check<'a> {
                 for (attempt, times) in tries.iter().filter(|(_, times)| **times > 1) {
                     self.found("ran twice", id, format!("attempt {attempt} ran {times} times on {node}"));
                 }
-                let may_crash = sent.rerun && RUNS_DIE_WITH_THEIR_AGENT;
-                let crashes = if may_crash { self.kills(node).len() } else { 0 };
-                let allowed = 1 + sent.retries as usize + crashes;
+                let allowed = 1 + sent.retries as usize;
                 if tries.len() > allowed {
                     self.found("ran twice", id, format!("{} tries on {node}, {allowed} allowed", tries.len()));
                 }
@@ -370,11 +372,11 @@ impl<'a> Check<'a> {
 
 /// True where a message may end like this by itself, although nothing interrupted it. `is_last_try`: it was cancelled as it
 /// ran, so that no other try followed.
-fn is_own_end(sent: &Sent, record: &Record, is_last_try: bool) -> bool {
+fn is_own_end(stored: &Stored, sent: &Sent, record: &Record, is_last_try: bool) -> bool {
     let Record { attempt, .. } = *record;
     let state = record.state.as_str();
     let failed = |code: i64| state == "failed" && record.exit_code == Some(code);
-    let may_crash = sent.rerun && RUNS_DIE_WITH_THEIR_AGENT;
+    let may_crash = sent.rerun && dies_with_its_agent(stored);
     match &sent.expect {
         Expect::Success => state == "succeeded" && (may_crash || attempt == 1),
         Expect::Exit(code) => failed(*code) && (attempt == 1 + sent.retries || is_last_try && attempt <= sent.retries),

@@ -6,7 +6,7 @@ mod check;
 #[allow(dead_code, reason = "the suite itself uses the rest")]
 mod history;
 
-use check::{RUNS_DIE_WITH_THEIR_AGENT, check};
+use check::check;
 use history::{At, Class, Expect, History, LogLine, Mark, Record, Row, Sent, Stored, Stream};
 
 const PID: u32 = 77;
@@ -257,15 +257,14 @@ fn an_end_that_was_not_meant_is_found() {
         ended("expired", "expired"),
         [("a wrong end", "b".to_owned()), ("ran although it was not to", "b".to_owned())]
     );
-    let rule = if RUNS_DIE_WITH_THEIR_AGENT { "interrupted without a kill" } else { "a wrong end" };
-    assert_eq!(ended("interrupted", "interrupted"), one(rule, "b"));
+    assert_eq!(ended("interrupted", "interrupted"), one("a wrong end", "b"));
     assert_eq!(ended("cancelled", ""), one("a wrong end", "b"), "nobody cancelled it");
     let killed = broken(|history| {
         history.journals.get_mut("n1").unwrap()[1].state = "interrupted".to_owned();
         history.records[1].state = "interrupted".to_owned();
         history.kills.insert("n1".to_owned(), vec![TAKEN + 5]);
     });
-    assert_eq!(killed, if RUNS_DIE_WITH_THEIR_AGENT { Vec::new() } else { one("a wrong end", "b") });
+    assert_eq!(killed, one("a wrong end", "b"), "a command outlives its agent");
 }
 
 /// `b` cancelled by a message stored at `seq` that met `told`, and ended in `state` at `attempt`; its marks may go.
