@@ -19,6 +19,7 @@ use crate::model::error_event::{Code, Severity};
 use crate::model::header::{RawHeaders, names};
 use crate::model::jitter::Backoff;
 use crate::model::lanes::RowId;
+use crate::model::output::WINDOW;
 use crate::model::record::{Chunked, INLINE_OUTPUT, Outcome};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -28,9 +29,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-
-/// Chunks of one run that are under way at once.
-const WINDOW: usize = 8;
 
 /// How often the file of a run that goes on is looked at.
 const LOOK: Duration = Duration::from_millis(250);
@@ -239,7 +237,7 @@ impl Publisher {
             }
         };
         let mut window = Vec::new();
-        while window.len() < WINDOW {
+        while (window.len() as u64) < WINDOW {
             let Some(chunk) = chunks.next_chunk()? else { break };
             read += 1;
             if read > output.sent {

@@ -18,6 +18,7 @@ pub mod exit;
 mod history;
 mod hub;
 mod init;
+mod live;
 mod local;
 pub mod log;
 mod message;

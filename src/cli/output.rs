@@ -192,7 +192,7 @@ pub(super) fn print_output(record: &Record, prefix: Option<&str>) -> io::Result<
     err.flush()
 }
 
-fn write_output(to: &mut impl Write, bytes: &[u8], prefix: Option<&str>) -> io::Result<()> {
+pub(super) fn write_output(to: &mut impl Write, bytes: &[u8], prefix: Option<&str>) -> io::Result<()> {
     let Some(prefix) = prefix else { return to.write_all(bytes) };
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
         write!(to, "{prefix}: ")?;
@@ -212,9 +212,9 @@ pub(super) fn verdict(row: &Row<'_>, now: Timestamp) -> Option<String> {
     (!said).then(|| format!("{}: {text}", row.node))
 }
 
-/// What to say of output that was cut.
+/// What to say of output that was cut and is nowhere whole.
 pub(super) fn cut(row: &Row<'_>) -> Option<String> {
-    let record = row.record.filter(|record| record.truncated)?;
+    let record = row.record.filter(|record| record.truncated && record.chunks == 0)?;
     let (out, err) = (record.stdout_bytes, record.stderr_bytes);
     Some(format!(
         "{}: the output is cut: head and tail of {out} bytes on stdout and {err} on stderr are shown",

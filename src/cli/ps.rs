@@ -152,7 +152,7 @@ async fn send(session: &Session, verb: &str, args: &OrderArgs) -> Result<ExitCod
     let sent: Vec<Sent> = stored.iter().map(|(_, sent)| *sent).collect();
     watch.add_sent(&sent).await?;
     let patience = Patience { wait: args.wait, leave_silent: true };
-    let end = wait_for(&mut watch, patience, |row, watch| show(session.format, row, watch)).await?;
+    let end = wait_for(&mut watch, patience, None, |row, watch| show(session.format, row, watch)).await?;
     tell_end(end, &watch);
     Ok(exit_code(&watch))
 }

@@ -1,14 +1,15 @@
-//! `edgeward result`: what a command wrote, as `run` would have shown it.
+//! `edgeward result`: what a command wrote, all of it, as `run` would have shown it; with `--follow` also what it goes on to
+//! write.
 
 use super::args::IdArgs;
 use super::error::CliError;
 use super::exit::ExitCode;
-use super::output::{self, Format, RowJson};
-use super::say;
+use super::live::{Live, show_end};
 use super::session::Session;
-use super::watching::exit_code;
+use super::watching::{End, Patience, tell_end, wait_for};
 use crate::model::name::NodeName;
-use crate::operator::{Watch, find};
+use crate::model::state::State;
+use crate::operator::{Outputs, Watch, find};
 
 /// Arguments of `result`.
 #[derive(Debug, clap::Args)]
@@ -18,6 +19,9 @@ pub(super) struct Args {
     /// Only of this node; its output is written as it is.
     #[arg(value_name = "NODE")]
     node: Option<NodeName>,
+    /// Go on with what is written, until the command is over.
+    #[arg(long)]
+    follow: bool,
 }
 
 /// Carries it out.
@@ -27,25 +31,39 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
     let call =
         find(&broker, &args.id.id, args.id.search.from.as_ref().or(loaded.from.as_ref()), args.id.search.since())
             .await?;
-    let watch = Watch::of(&broker, &call).await?;
+    let mut watch = Watch::of(&broker, &call).await?;
     let wanted = |node: &str| args.node.as_ref().is_none_or(|only| only.as_str() == node);
-    let rows: Vec<_> = watch.view().rows().filter(|row| wanted(&row.node)).collect();
-    if rows.is_empty() {
+    let count = watch.view().rows().filter(|row| wanted(&row.node)).count();
+    if count == 0 {
         let node = args.node.as_ref().map(ToString::to_string).unwrap_or_default();
         return Err(CliError::usage(format!("the message `{}` did not go to `{node}`", args.id.id)));
     }
-    for row in &rows {
-        if session.format == Format::Json {
-            output::print_json(&RowJson::new(row))?;
-            continue;
+    let many = count > 1;
+    let short = if args.follow {
+        let outputs = Outputs::open(&broker, &call.from, &call.id).await?;
+        follow(&mut watch, Live::new(outputs, session.format, many).with_past(args.node.clone()), many).await?
+    } else {
+        let outputs = Outputs::of(&broker, &call.from, &call.id);
+        let mut live = Live::new(outputs, session.format, many);
+        for row in watch.view().rows().filter(|row| wanted(&row.node)) {
+            live.show_stored(&row).await?;
+            show_end(&row, &watch, session.format, many)?;
         }
-        if let Some(record) = row.record {
-            output::print_output(record, (rows.len() > 1).then_some(row.node.as_str()))?;
-        }
-        output::cut(row).iter().chain(output::verdict(row, watch.view().now()).iter()).for_each(|line| say(line));
+        live.shortfall()
+    };
+    let states = watch.view().rows().filter(|row| wanted(&row.node)).map(|row| row.state);
+    Ok(ExitCode::of_several(states.chain(short)))
+}
+
+/// Shows what is there and what comes until all is over; gives what is to count besides the states.
+async fn follow(watch: &mut Watch, mut live: Live, many: bool) -> Result<Option<State>, CliError> {
+    let format = live.format();
+    let patience = Patience { wait: None, leave_silent: false };
+    let end = wait_for(watch, patience, Some(&mut live), |row, watch| show_end(row, watch, format, many)).await?;
+    live.flush()?;
+    if end == End::Detached {
+        tell_end(end, watch);
+        live.tell_end(end, watch);
     }
-    match args.node {
-        Some(_) => Ok(ExitCode::of_several(rows.iter().map(|row| row.state))),
-        None => Ok(exit_code(&watch)),
-    }
+    Ok(live.shortfall())
 }

@@ -3,6 +3,7 @@
 use super::args::duration;
 use super::error::CliError;
 use super::exit::ExitCode;
+use super::live::{Live, show_end};
 use super::message::{ContentArgs, MessageArgs, draft};
 use super::output::{self, Format, RowJson};
 use super::sending::{check_nodes, store};
@@ -10,7 +11,7 @@ use super::session::Session;
 use super::watching::{End, Patience, exit_code, tell_end, wait_for};
 use super::{dry_run, say};
 use crate::model::name::Target;
-use crate::operator::{Draft, Row, Sent, Watch};
+use crate::operator::{Draft, Outputs, Sent, Watch};
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -43,17 +44,20 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
     let from = loaded.sender()?;
     let broker = session.connect(&loaded).await?;
     check_nodes(&broker, [&draft], args.message.new).await?;
+    let single = is_single(&draft);
+    let format = session.format;
     let mut watch = Watch::open(&broker, from.as_str(), &draft.id).await?;
+    let outputs = Outputs::open(&broker, from.as_str(), &draft.id).await?;
+    let mut live = Live::new(outputs, format, !single);
     let sent = store(&broker, &loaded, &draft).await?;
     if std::io::stderr().is_terminal() {
         tell_stored(&sent.stored);
     }
     let stored: Vec<Sent> = sent.stored.iter().map(|(_, sent)| *sent).collect();
     watch.add_sent(&stored).await.map_err(|error| stored_but(error.into(), &draft))?;
-    let single = is_single(&draft);
-    let format = session.format;
     let patience = Patience { wait: args.wait, leave_silent: true };
-    let end = wait_for(&mut watch, patience, |row, watch| show(row, watch, format, single)).await;
+    let end = wait_for(&mut watch, patience, Some(&mut live), |row, watch| show_end(row, watch, format, !single)).await;
+    live.flush()?;
     let end = end.map_err(|error| stored_but(error, &draft))?;
     if format == Format::Json {
         for row in watch.view().rows().filter(|row| !row.is_settled()) {
@@ -61,6 +65,7 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
         }
     }
     tell_end(end, &watch);
+    live.tell_end(end, &watch);
     Ok(sent.failed.unwrap_or_else(|| exit(&watch, end, args.exit_status)))
 }
 
@@ -83,17 +88,6 @@ fn is_single(draft: &Draft) -> bool {
 fn stored_but(error: CliError, draft: &Draft) -> CliError {
     let exit = if error.message.is_empty() { error.exit } else { ExitCode::Unknown };
     CliError { exit, ..error }.hint(format!("the message is stored: edgeward status {}", draft.id))
-}
-
-fn show(row: &Row<'_>, watch: &Watch, format: Format, single: bool) -> Result<(), CliError> {
-    if format == Format::Json {
-        return Ok(output::print_json(&RowJson::new(row))?);
-    }
-    if let Some(record) = row.record {
-        output::print_output(record, (!single).then_some(row.node.as_str()))?;
-    }
-    output::cut(row).iter().chain(output::verdict(row, watch.view().now()).iter()).for_each(|line| say(line));
-    Ok(())
 }
 
 fn exit(watch: &Watch, end: End, exit_status: bool) -> ExitCode {

@@ -29,7 +29,7 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
             .await?;
     let mut watch = Watch::of(&broker, &call).await?;
     let patience = Patience { wait: args.wait, leave_silent: false };
-    let end = wait_for(&mut watch, patience, |row, watch| {
+    let end = wait_for(&mut watch, patience, None, |row, watch| {
         if session.format == Format::Json {
             return Ok(output::print_json(&RowJson::new(row))?);
         }

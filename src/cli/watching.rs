@@ -1,9 +1,10 @@
 //! Waiting for the messages of a call, and saying what happens to them meanwhile.
 //!
-//! Owns when a wait is over. Ctrl-C detaches; nothing here ever cancels a message.
+//! Owns when a wait is over; where output is shown, not before all of it is. Ctrl-C detaches; nothing here ever cancels a message.
 
 use super::error::CliError;
 use super::exit::ExitCode;
+use super::live::Live;
 use super::output::{age, contact_text, id_ref};
 use super::progress::Counters;
 use super::say;
@@ -46,10 +47,12 @@ pub(super) struct Patience {
     pub(super) leave_silent: bool,
 }
 
-/// Waits. Every row is handed to `settled` once, when it is done.
+/// Waits, and shows output meanwhile. Every row is handed to `settled` once, when it is done; with `live` the rows that it
+/// wants, when all their output is shown.
 pub(super) async fn wait_for(
     watch: &mut Watch,
     patience: Patience,
+    mut live: Option<&mut Live>,
     mut settled: impl FnMut(&Row<'_>, &Watch) -> Result<(), CliError>,
 ) -> Result<End, CliError> {
     let until = patience.wait.map(|wait| Instant::now() + wait);
@@ -60,9 +63,17 @@ pub(super) async fn wait_for(
     loop {
         let (mut open, mut silent) = (0usize, true);
         for row in watch.view().rows() {
+            let shown = match &mut live {
+                Some(live) if !live.wants(&row) => continue,
+                Some(live) => live.has_shown(&row, &mut counters)?,
+                None => true,
+            };
             if !row.is_settled() {
                 open += 1;
                 silent &= row.is_out_of_contact();
+            } else if !shown {
+                open += 1;
+                silent = false;
             } else if told.done.insert((row.message.at, row.node.clone())) {
                 counters.clear();
                 settled(&row, watch)?;
@@ -89,9 +100,18 @@ pub(super) async fn wait_for(
                     tokio::time::sleep(PACE).await;
                 }
             }
+            shown = show(live.as_deref_mut(), &mut counters) => shown?,
             () = at(until) => return Ok(End::WaitOver),
             _ = interrupts.recv() => return Ok(End::Detached),
         }
+    }
+}
+
+/// Shows output, until that of a node is all shown.
+async fn show(live: Option<&mut Live>, counters: &mut Counters) -> Result<(), CliError> {
+    match live {
+        Some(live) => live.show(counters).await,
+        None => std::future::pending().await,
     }
 }
 

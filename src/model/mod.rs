@@ -13,6 +13,7 @@ pub mod lanes;
 pub mod message;
 pub mod name;
 pub mod node;
+pub mod output;
 pub mod pattern;
 pub mod policy;
 pub mod process;

@@ -4,6 +4,7 @@
 //! row of its [`View`] is terminal. Reads by direct gets and follows what the broker republishes (PROTOCOL §8); it never
 //! makes a consumer, and never decides what a message does on a node.
 
+mod assembly;
 mod cancel;
 mod error;
 mod errors;
@@ -13,6 +14,7 @@ mod history;
 mod message;
 mod nodelist;
 mod nodes;
+mod output;
 mod pages;
 mod records;
 mod replay;
@@ -24,6 +26,7 @@ mod view;
 mod watch;
 mod why;
 
+pub use assembly::{Piece, Told};
 pub use cancel::{Meant, Plan, Which, cancel, drafts as cancels, plan as plan_cancel};
 pub use error::OperatorError;
 pub use errors::{ErrorFilter, ErrorLog, StoredError};
@@ -33,6 +36,7 @@ pub use history::{HistoryFilter, history};
 pub use message::Message;
 pub use nodelist::{NodeFilter, NodeList};
 pub use nodes::{NodeFacts, StreamFacts, UnknownNode, node, nodes, stream_facts, unknown_nodes};
+pub use output::Outputs;
 pub use replay::{Again, MOST as MOST_REPLAYED, Repeat, Repeats, export, plan as plan_replay};
 pub use row::{Behind, Row};
 pub use send::{Delivery, Draft, SendError, SendOptions, Sent, outgoing, send, usual_kind};

@@ -40,4 +40,5 @@ mod runs;
 mod scale;
 mod sessions;
 mod settings;
+mod shown;
 mod twins;
