@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustix::process::{Pid, getpgrp};
 use tokio::time::{Instant, sleep};
 
+use super::cgroup::Leaf;
 use super::group;
 use super::leader;
 use super::proc::{self, Process};
@@ -27,6 +28,29 @@ pub struct Marker {
 impl Marker {
     fn is_on(&self, process: &Process) -> bool {
         proc::has_env(process.started.pid, self.key, &self.value)
+    }
+}
+
+/// What tells the processes of a run from all others, besides their group.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Signs<'a> {
+    pub(super) marker: Option<&'a Marker>,
+    pub(super) leaf: Option<&'a Leaf>,
+}
+
+impl Signs<'_> {
+    fn groups(self) -> Vec<Pid> {
+        let mut found = self.marker.map(marked).unwrap_or_default();
+        found.extend(self.leaf.map(Leaf::living).unwrap_or_default());
+        groups_of(&found)
+    }
+
+    fn kill(self) -> bool {
+        let is_populated = self.leaf.is_some_and(Leaf::is_populated);
+        if let Some(leaf) = self.leaf.filter(|_| is_populated) {
+            leaf.kill();
+        }
+        is_populated
     }
 }
 
@@ -52,28 +76,38 @@ pub fn find_marked(marker: &Marker) -> Vec<Started> {
 /// the marker; and every group with a marked member is. The caller's own group never is. Comes back within `grace` and
 /// some seconds.
 pub async fn kill_leftover(leader: Option<Started>, marker: &Marker, grace: Duration) -> Leftover {
-    let mut groups = groups_of(&marked(marker));
+    end_leftover(leader, marker, None, grace).await
+}
+
+/// The same for a run that may have a control group.
+pub(super) async fn end_leftover(
+    leader: Option<Started>,
+    marker: &Marker,
+    leaf: Option<&Leaf>,
+    grace: Duration,
+) -> Leftover {
+    let signs = Signs { marker: Some(marker), leaf };
+    let mut groups = signs.groups();
     groups.extend(leader.and_then(|leader| group_of(leader, marker)).filter(|group| !groups.contains(group)));
     if groups.is_empty() {
         return Leftover::default();
     }
     let found = group::members(&groups).into_iter().map(|one| one.started).collect();
-    let alive = end(groups, Some(marker), grace).await.into_iter().map(|one| one.started).collect();
+    let alive = end(groups, signs, grace).await.into_iter().map(|one| one.started).collect();
     Leftover { found, alive }
 }
 
-/// Ends these groups and every group with a marked member, also one that is made meanwhile: TERM, after `grace` KILL.
-/// Tells who is left.
-pub(super) async fn end(mut groups: Vec<Pid>, marker: Option<&Marker>, grace: Duration) -> Vec<Process> {
-    let Some(marker) = marker else { return group::end(&groups, grace).await };
-    let more = groups_of(&marked(marker));
+/// Ends these groups and every group with a member that bears a sign, also one that is made meanwhile: TERM, after
+/// `grace` KILL. Tells who is left.
+pub(super) async fn end(mut groups: Vec<Pid>, signs: Signs<'_>, grace: Duration) -> Vec<Process> {
+    let more = signs.groups();
     groups.extend(more.into_iter().filter(|group| !groups.contains(group)).collect::<Vec<_>>());
     let mut left = group::end(&groups, grace).await;
     // Who forks faster than it is looked, or left his group as he was told to end, gets no more grace.
     let since = Instant::now();
     loop {
-        let more = groups_of(&marked(marker));
-        if more.is_empty() || since.elapsed() > group::KILL_WAIT {
+        let more = signs.groups();
+        if !signs.kill() && more.is_empty() || since.elapsed() > group::KILL_WAIT {
             left.extend(group::members(&more));
             return left;
         }

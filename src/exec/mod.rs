@@ -7,13 +7,14 @@
 //!
 //! A run is [`spawn`], then [`Running::wait`]. Each child leads a process group of its own, and
 //! that group is what a timeout, a stop or a dropped wait ends; with it go those who left the
-//! group by `setsid`, where they carry the mark of the run. What lives on after a child that
+//! group by `setsid`, where they carry the mark of the run or are in its control group. What lives on after a child that
 //! ended by itself is told ([`Exit::left_running`]) or ended, too ([`Limits::kill_left`]).
 //! All killing is in `group`.
 //!
 //! A node's commands run in a process that outlives the agent: [`runner`].
 
 mod capture;
+mod cgroup;
 mod command;
 mod env;
 mod group;

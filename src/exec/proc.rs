@@ -47,11 +47,27 @@ pub(super) fn living() -> Option<Vec<Process>> {
 
 /// Our own living or dead children; none where the kernel does not list them.
 pub(super) fn children() -> Vec<u32> {
-    let lists = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    children_of("self")
+}
+
+fn children_of(pid: &str) -> Vec<u32> {
+    let lists = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let lists = lists.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
     lists
         .flat_map(|list| list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
         .collect()
+}
+
+/// A process and all that descends from it, as far as the parents in between live.
+pub(super) fn descendants(of: u32) -> Vec<u32> {
+    let mut found = vec![of];
+    let mut at = 0;
+    while let Some(pid) = found.get(at).copied() {
+        at += 1;
+        let new: Vec<_> = children_of(&pid.to_string()).into_iter().filter(|child| !found.contains(child)).collect();
+        found.extend(new);
+    }
+    found
 }
 
 /// Whether the process was started with `key=value` in its environment, as far as we may look.

@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::Child;
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use tokio::net::unix::pipe;
@@ -11,8 +12,9 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::capture::Recorder;
+use super::cgroup::{Enclosure, Nest};
 use super::leader::Leader;
-use super::leftover::{self, Marker};
+use super::leftover::{self, Marker, Signs};
 use super::runner::StreamLog;
 use super::user::Account;
 use super::{Captured, Cut, Exit, Limits, SpawnError, Spec, Stdin, command, group, proc};
@@ -37,6 +39,7 @@ pub struct Running {
     leader: Leader,
     pipes: Pipes,
     mark: Option<Marker>,
+    enclosure: Enclosure,
 }
 
 /// What a run of the runner has besides.
@@ -46,6 +49,8 @@ pub(super) struct Extras {
     pub(super) mark: Option<Marker>,
     /// Where its output goes: standard output, standard error.
     pub(super) logs: Option<[StreamLog; 2]>,
+    /// Where it gets a control group, which has the mark's value for its name.
+    pub(super) nest: Option<Arc<Nest>>,
 }
 
 /// Starts the child; the account is that of `spec.user`.
@@ -63,7 +68,8 @@ pub(super) fn start(
         .open(&spec.stdin, limits.keep, extras.logs)
         .map_err(|source| SpawnError::Io { program: spec.program.clone().into(), source })?;
     let started = Started { pid, start_time: proc::start_time(pid).unwrap_or(0) };
-    Ok(Running { started, since: Instant::now(), limits: *limits, leader, pipes, mark: extras.mark })
+    let enclosure = Enclosure::new(extras.nest, extras.mark.as_ref().map_or("", |mark| &mark.value), pid);
+    Ok(Running { started, since: Instant::now(), limits: *limits, leader, pipes, mark: extras.mark, enclosure })
 }
 
 impl Running {
@@ -80,6 +86,7 @@ impl Running {
         if ended_by.is_some() {
             self.end_tree().await;
         }
+        self.enclosure.settle().await;
         self.drain(&stop, ended_by.is_some()).await;
         if self.limits.kill_left && ended_by.is_none() && self.lives_on() {
             self.end_tree().await;
@@ -94,10 +101,12 @@ impl Running {
         Exit { how, ended_by, stdout, stderr, left_running, took: self.since.elapsed() }
     }
 
-    /// Whether something that the child started lives after it: it holds the output, or has become ours. Cheap where
-    /// nothing does.
+    /// Whether something that the child started lives after it: it holds the output, is in its control group, or has
+    /// become ours. Cheap where nothing does.
     fn lives_on(&self) -> bool {
-        self.pipes.are_held() || leftover::is_orphaned(self.leader.group(), self.mark.as_ref())
+        self.pipes.are_held()
+            || self.enclosure.leaf().is_some_and(|leaf| !leaf.living().is_empty())
+            || leftover::is_orphaned(self.leader.group(), self.mark.as_ref())
     }
 
     async fn child_or_cut(&mut self, stop: &CancellationToken) -> Option<Cut> {
@@ -108,13 +117,15 @@ impl Running {
             () = stop.cancelled() => Some(Cut::Stopped),
             () = sleep(left) => Some(Cut::TimedOut),
             () = self.pipes.pump_for_ever() => None,
+            () = self.enclosure.keep() => None,
         }
     }
 
     async fn end_tree(&mut self) {
         let end = async {
             let group = self.leader.group().to_vec();
-            leftover::end(group, self.mark.as_ref(), self.limits.grace).await;
+            let signs = Signs { marker: self.mark.as_ref(), leaf: self.enclosure.close().await };
+            leftover::end(group, signs, self.limits.grace).await;
             // Already so, unless it hangs in the kernel.
             let _ = timeout(group::KILL_WAIT, self.leader.ended()).await;
         };

@@ -1,11 +1,10 @@
 //! The operator's verbs as people use them: the binary against a broker with a hub and agents, its output and exit codes.
 
-use super::harness::{Cli, Fleet, Link, Process, Proxy, SOON, TestBroker, wait_until};
-use edgeward::broker::{Access, Broker, ConnectOptions};
+use super::harness::{Cli, Fleet, Link, Process, Proxy, SOON, TestBroker, open_to, wait_until};
+use edgeward::broker::{Broker, ConnectOptions};
 use edgeward::model::error_event::{Code, ErrorEvent, Severity};
 use edgeward::model::message::Kind;
 use edgeward::model::node::Contact;
-use edgeward::model::subject::Names;
 use edgeward::model::time::Timestamp;
 use edgeward::operator::{self, SendError, SendOptions};
 use rustix::process::Signal;
@@ -330,17 +329,7 @@ async fn no_right_is_told_at_once_and_by_name() {
 async fn without_an_answer_it_is_not_known_and_repeating_is_safe() {
     let fleet = Fleet::start(&["ship1"]).await;
     let proxy = Proxy::start(fleet.broker.server.port()).await;
-    let options = ConnectOptions {
-        servers: vec![proxy.url()],
-        access: Access::Open,
-        tls_ca: None,
-        insecure: false,
-        name: "test".to_owned(),
-        identity: None,
-        names: Names::default(),
-        api_prefix: None,
-        keep_trying: false,
-    };
+    let options = ConnectOptions { keep_trying: false, ..open_to(vec![proxy.url()]) };
     let client = Broker::connect(&options).await.expect("a connection through the proxy");
     let (from, to) = ("ops".parse().unwrap(), vec!["ship1".parse().unwrap()]);
     let draft = operator::Draft::new(to, Kind::Command, "ping".parse().unwrap(), "");

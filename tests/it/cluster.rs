@@ -3,12 +3,12 @@
 //! What is stored while a stream has no leader waits for one: nats-server elects one 4 to 9 s after the last word of the
 //! old one, and nothing that asks from outside makes that sooner. From then on nodes have to go on within 5 s.
 
-use crate::harness::{Cluster, ELECTION, Process, SOON, wait_until};
-use edgeward::broker::{Access, Broker, ConnectOptions, Outgoing};
+use crate::harness::{Cluster, ELECTION, Process, SOON, open_to, wait_until};
+use edgeward::broker::{Broker, Outgoing};
 use edgeward::model::id::StreamSeq;
 use edgeward::model::record::Record;
 use edgeward::model::state::State;
-use edgeward::model::subject::{Names, RecordStream};
+use edgeward::model::subject::RecordStream;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -16,17 +16,7 @@ use std::time::{Duration, Instant};
 const GOES_ON: Duration = Duration::from_secs(5 + 2);
 
 async fn client(cluster: &Cluster) -> Broker {
-    let options = ConnectOptions {
-        servers: cluster.urls(),
-        access: Access::Open,
-        tls_ca: None,
-        insecure: false,
-        name: "test".to_owned(),
-        identity: None,
-        names: Names::default(),
-        api_prefix: None,
-        keep_trying: true,
-    };
+    let options = open_to(cluster.urls());
     let broker = Broker::connect(&options).await.unwrap();
     broker.wait_up().await.unwrap();
     broker

@@ -140,6 +140,7 @@ fn the_units_keep_their_promises() {
         assert!(value(&unit, "WatchdogSec").is_some(), "{name}");
     }
     assert_eq!(value(&sample(UNITS[0]), "KillMode"), Some("process"), "commands outlive the agent");
+    assert_eq!(value(&sample(UNITS[0]), "Delegate"), Some("yes"), "commands get control groups");
     let stop: u64 = value(&sample(UNITS[0]), "TimeoutStopSec").unwrap().parse().unwrap();
     let needed = Config::default().agent.grace + Duration::from_secs(5);
     assert!(Duration::from_secs(stop) > needed, "killed before its grace is over");

@@ -1,7 +1,8 @@
 //! Streams, nodes, fates and results, on a nats-server of each test's own.
 
+use crate::harness::open_to;
 use edgeward::broker::topology::{self, Standing};
-use edgeward::broker::{Access, Broker, ConnectOptions, From, Outgoing, RawMessage};
+use edgeward::broker::{Broker, ConnectOptions, From, Outgoing, RawMessage};
 use edgeward::hub::{self, HubError, HubOptions};
 use edgeward::model::config::HubConfig;
 use edgeward::model::id::{JournalId, StreamSeq};
@@ -10,7 +11,7 @@ use edgeward::model::name::NodeName;
 use edgeward::model::node::{Hello, Spec};
 use edgeward::model::record::{By, Record};
 use edgeward::model::state::State;
-use edgeward::model::subject::{Names, NodeKey, RecordStream};
+use edgeward::model::subject::{NodeKey, RecordStream};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -56,17 +57,7 @@ impl Server {
     }
 
     fn options(&self) -> ConnectOptions {
-        ConnectOptions {
-            servers: vec![self.url()],
-            access: Access::Open,
-            tls_ca: None,
-            insecure: false,
-            name: "test".to_owned(),
-            identity: None,
-            names: Names::default(),
-            api_prefix: None,
-            keep_trying: true,
-        }
+        open_to(vec![self.url()])
     }
 
     async fn broker(&self) -> Broker {

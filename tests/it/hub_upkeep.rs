@@ -1,30 +1,19 @@
 //! What the hub does by itself as time passes and streams fill up: expiry, purging, more room, lost consumers.
 
-use crate::harness::{Fleet, SOON, TestBroker, wait_until};
-use edgeward::broker::{Access, Broker, ConnectOptions, From, Outgoing};
+use crate::harness::{Fleet, SOON, TestBroker, open_to, wait_until};
+use edgeward::broker::{Broker, From, Outgoing};
 use edgeward::hub::{self, HubOptions};
 use edgeward::model::config::HubConfig;
 use edgeward::model::id::{JournalId, StreamSeq};
 use edgeward::model::record::{By, Record};
 use edgeward::model::state::State;
-use edgeward::model::subject::Names;
 use serde_json::json;
 use std::time::Duration;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// A hub in this process, with settings that no file allows; it ends with the guard.
 async fn hub(broker: &TestBroker, config: HubConfig) -> DropGuard {
-    let connect = ConnectOptions {
-        servers: vec![broker.url()],
-        access: Access::Open,
-        tls_ca: None,
-        insecure: false,
-        name: "hub".to_owned(),
-        identity: None,
-        names: Names::default(),
-        api_prefix: None,
-        keep_trying: true,
-    };
+    let connect = open_to(vec![broker.url()]);
     let (told, ready) = tokio::sync::oneshot::channel();
     let stop = CancellationToken::new();
     tokio::spawn(hub::run(HubOptions { connect, config, ready: Some(told) }, stop.clone()));

@@ -7,6 +7,7 @@ mod agent_life;
 mod anchor;
 mod bad_input;
 mod cancel;
+mod cgroup;
 mod cli;
 mod cluster;
 mod deploy;

@@ -12,7 +12,8 @@
 //! Ends by itself when no agent is connected and nothing runs, and on SIGTERM, which ends all runs first. It decides
 //! nothing about messages, and nothing that it is sent can end it.
 
-use super::super::leftover::kill_leftover;
+use super::super::cgroup::Nest;
+use super::super::leftover::end_leftover;
 use super::super::running::{self, Extras};
 use super::super::user::Account;
 use super::super::{Exit, Limits, Marker, SpawnError, Spec};
@@ -91,7 +92,8 @@ pub async fn serve(place: Place, role: Role, end: CancellationToken) -> Result<(
         Role::Process => Some(Orphans::adopt().map_err(ServeError::Orphans)?),
         Role::Part => None,
     };
-    let core = Arc::new(Core { place, table: Mutex::default(), base: Mutex::default(), changed: Notify::new() });
+    let nest = orphans.as_ref().and_then(|_| Nest::find());
+    let core = Arc::new(Core { place, nest, table: Mutex::default(), base: Mutex::default(), changed: Notify::new() });
     tracing::debug!(folder = %core.place.folder().display(), "runner");
     tokio::select! {
         () = accept(&core, &listener) => {}
@@ -182,6 +184,8 @@ type Variables = Arc<Vec<(OsString, OsString)>>;
 
 struct Core {
     place: Place,
+    /// Where runs get control groups.
+    nest: Option<Arc<Nest>>,
     table: Mutex<Table>,
     /// What commands start from, as the last agent told.
     base: Mutex<Variables>,
@@ -268,7 +272,7 @@ impl Core {
         stop: &CancellationToken,
         tell: &watch::Sender<Stage>,
     ) {
-        let running = match spawn(name, spec, limits, &file).await {
+        let running = match self.spawn(name, spec, limits, &file).await {
             Ok(running) => running,
             Err(error) => {
                 self.place.remove(name);
@@ -319,36 +323,44 @@ impl Core {
             return;
         }
         match file::read(&self.place.run(name)) {
-            Ok(Some(told)) if told.exit.is_none() => end_rest(name, told.started, DISCARD_GRACE).await,
+            Ok(Some(told)) if told.exit.is_none() => self.end_rest(name, told.started, DISCARD_GRACE).await,
             _ => {}
         }
         self.place.remove(name);
     }
-}
 
-async fn spawn(name: &RunName, spec: &Spec, limits: &Limits, file: &RunFile) -> Result<running::Running, SpawnError> {
-    let logs = file.stream(OutputKind::Stdout, limits.file).and_then(|out| {
-        let err = file.stream(OutputKind::Stderr, limits.file)?;
-        Ok([out, err])
-    });
-    let logs = logs.map_err(|source| SpawnError::Io { program: spec.program.clone().into(), source })?;
-    let account = match &spec.user {
-        None => None,
-        Some(user) => Some(Account::find(user).await?),
-    };
-    running::start(spec, account.as_ref(), limits, Extras { mark: Some(mark(name)), logs: Some(logs) })
+    async fn spawn(
+        &self,
+        name: &RunName,
+        spec: &Spec,
+        limits: &Limits,
+        file: &RunFile,
+    ) -> Result<running::Running, SpawnError> {
+        let logs = file.stream(OutputKind::Stdout, limits.file).and_then(|out| {
+            let err = file.stream(OutputKind::Stderr, limits.file)?;
+            Ok([out, err])
+        });
+        let logs = logs.map_err(|source| SpawnError::Io { program: spec.program.clone().into(), source })?;
+        let account = match &spec.user {
+            None => None,
+            Some(user) => Some(Account::find(user).await?),
+        };
+        let extras = Extras { mark: Some(mark(name)), logs: Some(logs), nest: self.nest.clone() };
+        running::start(spec, account.as_ref(), limits, extras)
+    }
+
+    /// Ends what is left of a run whose runner died.
+    async fn end_rest(&self, name: &RunName, leader: Option<Started>, grace: Duration) {
+        let leaf = self.nest.as_ref().and_then(|nest| nest.left_by(&name.to_string()));
+        let leftover = end_leftover(leader, &mark(name), leaf.as_ref(), grace).await;
+        if !leftover.found.is_empty() {
+            tracing::info!(%name, processes = leftover.found.len(), "ended what a former runner had started");
+        }
+    }
 }
 
 fn mark(name: &RunName) -> Marker {
     Marker { key: RUN_VARIABLE, value: name.to_string() }
-}
-
-/// Ends what is left of a run whose runner died.
-async fn end_rest(name: &RunName, leader: Option<Started>, grace: Duration) {
-    let leftover = kill_leftover(leader, &mark(name), grace).await;
-    if !leftover.found.is_empty() {
-        tracing::info!(%name, processes = leftover.found.len(), "ended what a former runner had started");
-    }
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {
@@ -441,7 +453,7 @@ impl Guest {
             Given::Here(stage) => stage,
             Given::Over(exit) => return wire::send(to, &Tell::Ended { exit: ExitFrame::from(&exit) }).await,
             Given::Lost(leader) => {
-                end_rest(run, leader, limits.grace).await;
+                self.core.end_rest(run, leader, limits.grace).await;
                 return wire::send(to, &Tell::Lost).await;
             }
             Given::Absent => return wire::send(to, &Tell::Absent).await,

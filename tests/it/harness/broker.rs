@@ -58,17 +58,23 @@ impl TestBroker {
 
     /// A connection as one of the broker's users; `identity` names the inbox that its rights allow.
     pub async fn connect(&self, access: Access, identity: Option<&str>) -> Broker {
-        let options = ConnectOptions {
-            servers: vec![self.url()],
-            access,
-            tls_ca: None,
-            insecure: false,
-            name: "test".to_owned(),
-            identity: identity.map(str::to_owned),
-            names: Names::new("fleet").expect("the default prefix"),
-            api_prefix: None,
-            keep_trying: false,
-        };
+        let identity = identity.map(str::to_owned);
+        let options = ConnectOptions { access, identity, keep_trying: false, ..open_to(vec![self.url()]) };
         Broker::connect(&options).await.unwrap_or_else(|error| panic!("{error}; {}", self.server.log_tail(10)))
+    }
+}
+
+/// How to connect without credentials and for good: through whatever happens to the broker.
+pub fn open_to(servers: Vec<String>) -> ConnectOptions {
+    ConnectOptions {
+        servers,
+        access: Access::Open,
+        tls_ca: None,
+        insecure: false,
+        name: "test".to_owned(),
+        identity: None,
+        names: Names::default(),
+        api_prefix: None,
+        keep_trying: true,
     }
 }

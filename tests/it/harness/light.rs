@@ -4,9 +4,10 @@
 //! it at once with a record. It keeps nothing but its position, in memory, runs nothing, and beats only when it has taken
 //! something: what is measured with it is the broker, the hub and the operator's side.
 
+use super::broker::open_to;
 use super::wait::{SOON, wait_until};
 use edgeward::broker::{
-    Access, AnchorError, Anchors, Broker, ConnectOptions, Earlier, Outgoing, Resume, Session, SessionError,
+    AnchorError, Anchors, Broker, ConnectOptions, Earlier, Outgoing, Resume, Session, SessionError,
 };
 use edgeward::model::header::id_of;
 use edgeward::model::id::{JournalId, MsgRef, StreamSeq};
@@ -92,17 +93,7 @@ impl Anchors for LastAlone {
 }
 
 async fn live(server: &str, node: &NodeName, counts: &Counts) {
-    let options = ConnectOptions {
-        servers: vec![server.to_owned()],
-        access: Access::Open,
-        tls_ca: None,
-        insecure: false,
-        name: node.to_string(),
-        identity: None,
-        names: Names::default(),
-        api_prefix: None,
-        keep_trying: true,
-    };
+    let options = ConnectOptions { name: node.to_string(), ..open_to(vec![server.to_owned()]) };
     let broker = Broker::connect(&options).await.expect("options that are good");
     broker.wait_up().await.expect("a link");
     let journal = JournalId::fresh();

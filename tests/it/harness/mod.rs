@@ -18,7 +18,7 @@ mod ship;
 mod tests;
 mod wait;
 
-pub use broker::{TestBroker, nats_server_binary};
+pub use broker::{TestBroker, nats_server_binary, open_to};
 pub use cli::{Cli, Said, nats_binary, path_with_nats};
 pub use cluster::{Cluster, ELECTION};
 pub use disk::SmallDisk;
