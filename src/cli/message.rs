@@ -3,14 +3,16 @@
 use super::args::{TargetList, duration};
 use super::error::CliError;
 use super::quote;
+use crate::broker::Broker;
 use crate::methods::Registry;
 use crate::model::header::{MsgHeaders, OnCrash, Retries};
 use crate::model::id::MessageId;
 use crate::model::infile;
 use crate::model::message::Kind;
-use crate::model::name::{LaneToken, MethodName, Sender};
+use crate::model::name::{LaneToken, MethodName, Sender, Target};
+use crate::model::selector::Selector;
 use crate::model::time::StartBy;
-use crate::operator::{Draft, usual_kind};
+use crate::operator::{Draft, select, usual_kind};
 use bytes::Bytes;
 use serde_json::json;
 use std::ffi::OsString;
@@ -26,7 +28,10 @@ const LARGEST_BODY: u64 = 64 << 20;
 pub(super) struct ContentArgs {
     /// Nodes and groups, separated by commas: ship1,@web.
     #[arg(value_name = "TARGETS")]
-    pub(super) targets: Option<TargetList>,
+    pub(super) targets: Option<String>,
+    /// Instead of targets: every node with these labels now, such as role=web,env!=prod.
+    #[arg(short = 'l', long, value_name = "LABELS")]
+    pub(super) selector: Option<Selector>,
     /// The body: one argument, so quote it; `-` reads it from stdin.
     #[arg(value_name = "BODY")]
     pub(super) body: Vec<String>,
@@ -93,14 +98,32 @@ fn timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The message that the arguments describe. `verb` is for the words of errors.
+impl ContentArgs {
+    /// The targets as they are written on the command line, and the words of the body: with a selector all words.
+    fn split(&self) -> (Option<String>, Vec<&String>) {
+        match &self.selector {
+            Some(selector) => {
+                let to = format!("-l {}", quote::word(&selector.to_string()));
+                (Some(to), self.targets.iter().chain(&self.body).collect())
+            }
+            None => (self.targets.clone(), self.body.iter().collect()),
+        }
+    }
+}
+
+/// The message that the arguments describe; with a selector its targets are still to be found. `verb` is for the words of
+/// errors.
 pub(super) fn draft(verb: &str, content: &ContentArgs, args: &MessageArgs) -> Result<Draft, CliError> {
-    let Some(targets) = &content.targets else {
+    let (Some(to), words) = content.split() else {
         return Err(CliError::usage("no target is given").hint(format!("edgeward {verb} ship1 'uname -a'")));
     };
-    let (method, body) = method_and_body(verb, content, args)?;
+    let targets = match &content.selector {
+        Some(_) => Vec::new(),
+        None => to.parse::<TargetList>().map_err(|error| CliError::usage(format!("targets `{to}`: {error}")))?.0,
+    };
+    let (method, body) = method_and_body(verb, &to, &words, &content.argv, args)?;
     let kind = args.kind.unwrap_or_else(|| usual_kind(&method));
-    let mut draft = Draft::new(targets.0.clone(), kind, method, body);
+    let mut draft = Draft::new(targets, kind, method, body);
     draft.lane = args.lane.clone();
     draft.headers = MsgHeaders {
         id: None,
@@ -118,12 +141,27 @@ pub(super) fn draft(verb: &str, content: &ContentArgs, args: &MessageArgs) -> Re
     Ok(draft)
 }
 
-fn method_and_body(verb: &str, content: &ContentArgs, args: &MessageArgs) -> Result<(MethodName, Bytes), CliError> {
-    let ContentArgs { body, argv, targets } = content;
-    let to = targets.as_ref().and_then(|list| list.0.first()).map(ToString::to_string).unwrap_or_default();
+/// The nodes that a selector means, as the message's targets; it is an error where there are none.
+pub(super) async fn find_targets(broker: &Broker, content: &ContentArgs, draft: &mut Draft) -> Result<(), CliError> {
+    let Some(selector) = &content.selector else { return Ok(()) };
+    draft.to = select(broker, selector).await?.into_iter().map(Target::Node).collect();
+    if draft.to.is_empty() {
+        return Err(CliError::usage(format!("no node has the labels `{selector}`; nothing was sent"))
+            .hint("`edgeward nodes -o json` shows the labels of each"));
+    }
+    Ok(())
+}
+
+fn method_and_body(
+    verb: &str,
+    to: &str,
+    body: &[&String],
+    argv: &[String],
+    args: &MessageArgs,
+) -> Result<(MethodName, Bytes), CliError> {
     if !argv.is_empty() {
         if !body.is_empty() {
-            let words = body.iter().chain(argv).map(String::as_str).collect::<Vec<_>>().join(" ");
+            let words = body.iter().copied().chain(argv).map(String::as_str).collect::<Vec<_>>().join(" ");
             return Err(CliError::usage("a body and an argv after `--` exclude each other")
                 .hint(format!("for a shell: edgeward {verb} {to} {}", quote::word(&words))));
         }
@@ -136,16 +174,20 @@ fn method_and_body(verb: &str, content: &ContentArgs, args: &MessageArgs) -> Res
         Some(method) => method.clone(),
         None => "shell".parse()?,
     };
-    match &body[..] {
+    match body {
         [] if matches!(method.as_str(), "shell" | "exec" | "log") => {
             Err(CliError::usage(format!("the method {method} needs a body"))
                 .hint(format!("edgeward {verb} {to} 'uname -a'; `-` reads it from stdin")))
         }
         [] => Ok((method, Bytes::new())),
-        [dash] if dash == "-" => Ok((method, read_stdin()?)),
-        [one] => Ok((method, Bytes::from(one.clone()))),
-        several => Err(CliError::usage(format!("the body is one argument; {} were given", several.len()))
-            .hint(format!("quote it: edgeward {verb} {to} {}", quote::word(&several.join(" "))))),
+        [dash] if *dash == "-" => Ok((method, read_stdin()?)),
+        [one] => Ok((method, Bytes::from((*one).clone()))),
+        several => {
+            Err(CliError::usage(format!("the body is one argument; {} were given", several.len())).hint(format!(
+                "quote it: edgeward {verb} {to} {}",
+                quote::word(&several.iter().map(|word| word.as_str()).collect::<Vec<_>>().join(" "))
+            )))
+        }
     }
 }
 
@@ -235,6 +277,17 @@ mod tests {
         assert!(read(&["ship1", "uname", "--", "-a"]).unwrap_err().hints[0].contains("'uname -a'"));
         assert!(read(&["ship1"]).unwrap_err().message.contains("needs a body"));
         assert!(read(&["ship1", "-m", "log", "--", "x"]).unwrap_err().message.contains("not for log"));
+    }
+
+    #[test]
+    fn with_a_selector_every_word_is_the_body() {
+        let selected = read(&["-l", "role=web", "uname -a"]).unwrap();
+        assert_eq!((&selected.to[..], &selected.body[..]), (&[][..], &b"uname -a"[..]));
+        let error = read(&["-l", "role=web", "ship1", "true"]).unwrap_err();
+        assert!(error.hints[0].contains("edgeward run -l role=web 'ship1 true'"), "{error:?}");
+        let bad = Line::try_parse_from(["run", "-l", "role=web,env", "true"]).unwrap_err();
+        assert!(bad.to_string().contains("`=` or `!=` is missing at column 13"), "{bad}");
+        assert!(read(&["a.b", "true"]).unwrap_err().message.contains("a.b"));
     }
 
     #[test]

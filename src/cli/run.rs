@@ -4,7 +4,7 @@ use super::args::duration;
 use super::error::CliError;
 use super::exit::ExitCode;
 use super::live::{Live, show_end};
-use super::message::{ContentArgs, MessageArgs, draft};
+use super::message::{ContentArgs, MessageArgs, draft, find_targets};
 use super::output::{self, Format, RowJson};
 use super::sending::{check_nodes, store};
 use super::session::Session;
@@ -33,7 +33,11 @@ pub(super) struct Args {
 /// Carries it out.
 pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliError> {
     let loaded = session.load(args.message.from.as_ref())?;
-    let draft = draft("run", &args.content, &args.message)?;
+    let mut draft = draft("run", &args.content, &args.message)?;
+    let mut broker = None;
+    if args.content.selector.is_some() {
+        find_targets(broker.insert(session.connect(&loaded).await?), &args.content, &mut draft).await?;
+    }
     if args.exit_status && !is_single(&draft) {
         return Err(CliError::usage("--exit-status is for one node"));
     }
@@ -42,7 +46,10 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
         return Ok(ExitCode::Succeeded);
     }
     let from = loaded.sender()?;
-    let broker = session.connect(&loaded).await?;
+    let broker = match broker {
+        Some(broker) => broker,
+        None => session.connect(&loaded).await?,
+    };
     check_nodes(&broker, [&draft], args.message.new).await?;
     let single = is_single(&draft);
     let format = session.format;

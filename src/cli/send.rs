@@ -3,7 +3,7 @@
 use super::dry_run;
 use super::error::CliError;
 use super::exit::ExitCode;
-use super::message::{ContentArgs, MessageArgs, draft, drafts_in_file};
+use super::message::{ContentArgs, MessageArgs, draft, drafts_in_file, find_targets};
 use super::output::{self, Format};
 use super::sending::{check_nodes, store};
 use super::session::Session;
@@ -21,7 +21,7 @@ pub(super) struct Args {
     #[command(flatten)]
     message: MessageArgs,
     /// A JSON object or list of them, each a message; `-` reads it from stdin.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["targets", "body", "argv", "method", "kind", "lane", "timeout",
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["targets", "selector", "body", "argv", "method", "kind", "lane", "timeout",
         "start_by", "retries", "retry_wait", "on_crash", "id"])]
     file: Option<PathBuf>,
 }
@@ -39,16 +39,26 @@ struct SentJson<'a> {
 /// Carries it out.
 pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliError> {
     let loaded = session.load(args.message.from.as_ref())?;
-    let drafts = match &args.file {
+    let mut drafts = match &args.file {
         Some(file) => drafts_in_file(file)?,
         None => vec![draft("send", &args.content, &args.message)?],
     };
+    let mut broker = None;
+    if args.content.selector.is_some() {
+        let reader = broker.insert(session.connect(&loaded).await?);
+        for draft in &mut drafts {
+            find_targets(reader, &args.content, draft).await?;
+        }
+    }
     if args.message.dry_run {
         drafts.iter().try_for_each(|draft| dry_run::print(&loaded, draft))?;
         return Ok(ExitCode::Succeeded);
     }
     loaded.sender()?;
-    let broker = session.connect(&loaded).await?;
+    let broker = match broker {
+        Some(broker) => broker,
+        None => session.connect(&loaded).await?,
+    };
     check_nodes(&broker, &drafts, args.message.new).await?;
     let mut exit = ExitCode::Succeeded;
     for draft in &drafts {

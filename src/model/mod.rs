@@ -19,6 +19,7 @@ pub mod policy;
 pub mod process;
 pub mod record;
 pub mod rights;
+pub mod selector;
 pub mod settings;
 pub mod state;
 pub mod subject;

@@ -1,4 +1,5 @@
-//! Groups on the operator's side: whom a group's message was for, and which groups a node is to be in.
+//! Targets on the operator's side: nodes by their labels, whom a group's message was for, and which groups a node is to be
+//! in.
 //!
 //! The members of a message are those at its sequence, by the intervals that `spec` keeps (PROTOCOL §4), whoever is a member
 //! now. Owns `spec.<node>.want_groups`, written by compare-and-set; the hub does the rest.
@@ -12,6 +13,7 @@ use crate::model::id::{MsgRef, StreamSeq};
 use crate::model::message::StreamKind;
 use crate::model::name::{GroupName, NodeName, Target};
 use crate::model::node::Spec;
+use crate::model::selector::Selector;
 use crate::model::subject::{NodeKey, RecordStream};
 use std::time::Duration;
 
@@ -20,6 +22,19 @@ const ROUNDS: usize = 20;
 
 /// How long the broker's word is waited for.
 const WITHIN: Duration = Duration::from_secs(5);
+
+/// The nodes whose labels the selector wants now, by name. A node tells its labels in its status: one that never told any
+/// is not among them, whatever is wanted.
+pub async fn select(broker: &Broker, selector: &Selector) -> Result<Vec<NodeName>, OperatorError> {
+    let mut selected = Vec::new();
+    for (name, facts) in nodes(broker).await? {
+        let status = facts.status.filter(|_| facts.spec.is_some()).map(|(status, _)| status);
+        if status.is_some_and(|status| selector.matches(&status.labels.unwrap_or_default())) {
+            selected.push(NodeName::try_from(name)?);
+        }
+    }
+    Ok(selected)
+}
 
 /// Tells the view whom its messages to groups were for.
 pub(super) async fn resolve(broker: &Broker, view: &mut View) -> Result<(), OperatorError> {

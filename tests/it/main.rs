@@ -39,6 +39,7 @@ mod rights;
 mod runner;
 mod runs;
 mod scale;
+mod selectors;
 mod sessions;
 mod settings;
 mod shown;
