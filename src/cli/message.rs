@@ -287,7 +287,8 @@ mod tests {
         assert!(error.hints[0].contains("edgeward run -l role=web 'ship1 true'"), "{error:?}");
         let bad = Line::try_parse_from(["run", "-l", "role=web,env", "true"]).unwrap_err();
         assert!(bad.to_string().contains("`=` or `!=` is missing at column 13"), "{bad}");
-        assert!(read(&["a.b", "true"]).unwrap_err().message.contains("a.b"));
+        let bad = read(&["a.b", "true"]).unwrap_err();
+        assert!(bad.exit.code() == 2 && bad.message.contains("a.b"), "{bad:?}");
     }
 
     #[test]

@@ -214,6 +214,8 @@ mod tests {
             &["edgeward", "run", "ship1", "--", "ls", "-l", "/srv"],
             &["edgeward", "send", "ship1", "-m", "log", "--lane", "audit", "text"],
             &["edgeward", "send", "ship1", "-"],
+            &["edgeward", "send", "-l", "role=web,env!=prod", "uname -a"],
+            &["edgeward", "result", "42", "ship1", "--follow"],
             &["edgeward", "send", "--file", "messages.json"],
             &["edgeward", "wait", "42", "--for", "5m"],
             &["edgeward", "cancel", "42", "--dry-run"],
@@ -234,7 +236,7 @@ mod tests {
             assert_eq!(exit_of(line), 0, "{line:?}");
         }
         for line in [
-            &["edgeward", "run", "ship.1", "x"][..],
+            &["edgeward", "run", "-l", "role", "x"][..],
             &["edgeward", "run", "ship1", "uname", "-a"],
             &["edgeward", "wait", "4 2"],
             &["edgeward", "run", "ship1", "x", "--timeout", "5"],
