@@ -1,7 +1,14 @@
-//! What edgeward is compared with: the same stream operations by async-nats alone, on streams of the same kind.
+//! What edgeward is compared with: the same stream operations by async-nats alone.
+//!
+//! The same means: the streams are set up as edgeward's own are (republish on, direct gets on); each answer stands on a
+//! subject of its own, stored only where that is empty, and has the headers and the body of a real record. What is left out
+//! is what edgeward adds to that: the journal, the judging, the hub that reads along.
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::{self, consumer, stream};
+use bytes::Bytes;
 use futures::StreamExt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
@@ -12,6 +19,61 @@ pub enum Work {
     Nothing,
     /// `sh -c 'echo hi'`, spawned and waited for.
     Shell,
+}
+
+/// What a raw worker stores as its answers.
+#[derive(Debug, Clone)]
+pub struct Answers {
+    headers: HeaderMap,
+    body: Bytes,
+    /// What stands between the stream's part of a subject and the last token.
+    middle: String,
+    /// As the stream with the real records is set up.
+    records: stream::Config,
+    /// As the stream with the real messages is set up.
+    messages: stream::Config,
+}
+
+impl Answers {
+    /// Answers like the last record of this node and method; there is one.
+    pub async fn like(url: &str, node: &str, method: &str) -> Arc<Answers> {
+        let client = async_nats::connect(url).await.expect("a connection");
+        let jetstream = jetstream::new(client);
+        let records = jetstream.get_stream("FLEET_ACKS").await.expect("the stream");
+        let wanted = format!("fleet.ack.{node}.bench.{method}.*");
+        let record = records.get_last_raw_message_by_subject(&wanted).await.expect("a record");
+        let mut headers = record.headers;
+        headers.insert("Nats-Expected-Last-Subject-Sequence", "0");
+        let middle = format!("{node}.bench.{method}");
+        let messages = jetstream.get_stream("FLEET_EVENTS").await.expect("the stream");
+        let (records, messages) = (records.cached_info().config.clone(), messages.cached_info().config.clone());
+        Arc::new(Answers { headers, body: record.payload, middle, records, messages })
+    }
+
+    /// Stores the answer to one message.
+    async fn store(&self, jetstream: &jetstream::Context, name: &str, seq: u64) {
+        let subject = format!("{name}.ack.{}.e{seq}", self.middle);
+        let answer = jetstream.publish_with_headers(subject, self.headers.clone(), self.body.clone());
+        answer.await.expect("sent").await.expect("stored");
+    }
+
+    async fn make_streams(&self, jetstream: &jetstream::Context, name: &str) -> stream::Stream {
+        // Reserved space has nothing to do with speed, and all rows share one disk.
+        let config = |part: &str, like: &stream::Config| stream::Config {
+            name: format!("{name}_{part}"),
+            subjects: vec![format!("{name}.{part}.>")],
+            max_bytes: -1,
+            ..like.clone()
+        };
+        let republish = stream::Republish {
+            source: format!("{name}.ack.>"),
+            destination: format!("{name}.stored.>"),
+            headers_only: false,
+        };
+        let answers = stream::Config { republish: Some(republish), ..config("ack", &self.records) };
+        jetstream.create_stream(answers).await.expect("a stream");
+        jetstream.create_stream(config("msg", &self.messages)).await.expect("a stream")
+    }
 }
 
 /// A raw operator and worker on streams of their own.
@@ -30,11 +92,12 @@ impl Drop for Raw {
 
 impl Raw {
     /// Streams, consumer and worker; `name` keeps several apart.
-    pub async fn start(url: &str, name: &str, work: Work) -> Raw {
+    pub async fn start(url: &str, name: &str, work: Work, answers: &Arc<Answers>) -> Raw {
         let client = async_nats::connect(url).await.expect("a connection");
         let jetstream = jetstream::new(client.clone());
-        let messages = make_streams(&jetstream, name).await;
+        let messages = answers.make_streams(&jetstream, name).await;
         let consumer = consumer(&messages, name).await;
+        let like = Arc::clone(answers);
         let answers = client.subscribe(format!("{name}.stored.>")).await.expect("a subscription");
         let worker_client = async_nats::connect(url).await.expect("a connection");
         let publisher = jetstream::new(worker_client);
@@ -45,8 +108,7 @@ impl Raw {
                 if work == Work::Shell {
                     spawn_shell().await;
                 }
-                let answer = publisher.publish(format!("{name}.ack.x"), vec![b'x'; 600].into()).await.expect("sent");
-                answer.await.expect("stored");
+                like.store(&publisher, &name, sequence(&message)).await;
                 message.ack().await.expect("acked");
             }
         });
@@ -71,22 +133,21 @@ impl Raw {
 }
 
 /// `count` messages that wait are pulled, an answer is stored for each, and each is acked: how long that takes.
-pub async fn backlog(url: &str, name: &str, count: usize) -> Duration {
+pub async fn backlog(url: &str, name: &str, count: usize, answers: &Answers) -> Duration {
     const WINDOW: usize = 256;
     let client = async_nats::connect(url).await.expect("a connection");
     let jetstream = jetstream::new(client.clone());
-    let messages = make_streams(&jetstream, name).await;
+    let messages = answers.make_streams(&jetstream, name).await;
     publish_many(&client, &format!("{name}.msg.x"), count).await;
     let consumer = consumer(&messages, name).await;
     let begin = Instant::now();
     let pulled = consumer.messages().await.expect("messages").take(count);
     pulled
         .map(|message| {
-            let (jetstream, name) = (jetstream.clone(), name.to_owned());
+            let jetstream = jetstream.clone();
             async move {
                 let message = message.expect("a message");
-                let answer = jetstream.publish(format!("{name}.ack.x"), vec![b'x'; 600].into()).await.expect("sent");
-                answer.await.expect("stored");
+                answers.store(&jetstream, name, sequence(&message)).await;
                 message.ack().await.expect("acked");
             }
         })
@@ -109,22 +170,8 @@ pub async fn publish_many(client: &async_nats::Client, subject: &str, count: usi
         .await;
 }
 
-async fn make_streams(jetstream: &jetstream::Context, name: &str) -> stream::Stream {
-    let config = |part: &str| stream::Config {
-        name: format!("{name}_{part}"),
-        subjects: vec![format!("{name}.{part}.>")],
-        storage: stream::StorageType::File,
-        allow_direct: true,
-        ..Default::default()
-    };
-    let republish = stream::Republish {
-        source: format!("{name}.ack.>"),
-        destination: format!("{name}.stored.>"),
-        headers_only: false,
-    };
-    let answers = stream::Config { republish: Some(republish), ..config("ack") };
-    jetstream.create_stream(answers).await.expect("a stream");
-    jetstream.create_stream(config("msg")).await.expect("a stream")
+fn sequence(message: &jetstream::Message) -> u64 {
+    message.info().expect("an ack subject").stream_sequence
 }
 
 async fn consumer(messages: &stream::Stream, name: &str) -> consumer::Consumer<consumer::pull::Config> {

@@ -1,7 +1,7 @@
 //! The rows of the table: what is measured, how, and the bound that it is held against.
 
 use super::harness::{Fleet, Link, Process, Proxy, TestBroker, wait_until};
-use super::raw::{self, Raw, Work};
+use super::raw::{self, Answers, Raw, Work};
 use super::stats::{Times, ms};
 use edgeward::broker::{Follower, Outgoing};
 use edgeward::exec::runner::{Place, RunName, Runner};
@@ -104,9 +104,11 @@ fn ratio(ours: Duration, theirs: Duration) -> f64 {
 
 /// `ping`, publish → result seen: p50 and p99.
 pub async fn ping(bed: &Bed, rounds: usize, sync_always: bool) -> Vec<Row> {
-    let mut raw = Raw::start(&bed.url, "rawping", Work::Nothing).await;
     let mut answers = bed.answers().await;
     let subject = format!("fleet.msg.{NODE}.command.bench.ping");
+    bed.round_trip(&mut answers, &subject, "").await;
+    let like = Answers::like(&bed.url, NODE, "ping").await;
+    let mut raw = Raw::start(&bed.url, "rawping", Work::Nothing, &like).await;
     let (mut ours, mut theirs) = (Times::default(), Times::default());
     for round in 0..rounds + 20 {
         let (one, other) = (bed.round_trip(&mut answers, &subject, "").await, raw.round_trip("rawping").await);
@@ -132,9 +134,11 @@ pub async fn ping(bed: &Bed, rounds: usize, sync_always: bool) -> Vec<Row> {
 
 /// `shell` `echo hi`, against the raw loop with a bare spawn and wait in it.
 pub async fn shell(bed: &Bed, rounds: usize, sync_always: bool) -> Row {
-    let mut raw = Raw::start(&bed.url, "rawshell", Work::Shell).await;
     let mut answers = bed.answers().await;
     let subject = format!("fleet.msg.{NODE}.command.bench.shell");
+    bed.round_trip(&mut answers, &subject, "echo hi").await;
+    let like = Answers::like(&bed.url, NODE, "shell").await;
+    let mut raw = Raw::start(&bed.url, "rawshell", Work::Shell, &like).await;
     let (mut ours, mut theirs) = (Times::default(), Times::default());
     for _ in 0..rounds {
         ours.push(bed.round_trip(&mut answers, &subject, "echo hi").await);
@@ -232,19 +236,22 @@ pub async fn events(bed: &mut Bed, count: usize) -> Row {
     bed.fleet.publish(&subject, &[], "x").await;
     let opened = async || bed.fleet.status(NODE).await.is_some_and(|s| s.position.events.is_some());
     wait_until(PATIENCE, "the first event", opened).await;
+    wait_until(PATIENCE, "the first record", async || bed.acks_stored().await > 0).await;
+    let like = Answers::like(&bed.url, NODE, "note").await;
     let client = async_nats::connect(&bed.url).await.expect("a connection");
     let each = count / TURNS;
     let (mut ours, mut theirs) = (Times::default(), Times::default());
     for turn in 0..TURNS {
-        theirs.push(raw::backlog(&bed.url, &format!("rawevents{turn}"), each).await);
+        theirs.push(raw::backlog(&bed.url, &format!("rawevents{turn}"), each, &like).await);
         bed.fleet.agent(NODE).stop().await;
         raw::publish_many(&client, &subject, each).await;
         let before = bed.acks_stored().await;
         bed.fleet.agent(NODE).start();
         wait_until(PATIENCE, "the first ack", async || bed.acks_stored().await > before).await;
-        let begin = Instant::now();
+        // Those that were stored by then are no part of what is timed.
+        let (begin, seen) = (Instant::now(), bed.acks_stored().await - before);
         wait_until(PATIENCE, "all acks", async || bed.acks_stored().await >= before + each as u64).await;
-        ours.push(begin.elapsed());
+        ours.push(begin.elapsed().mul_f64(each as f64 / (each as u64 - seen).max(1) as f64));
     }
     let (ours, theirs) = (ours.percentile(50), theirs.percentile(50));
     let rate = |time: Duration| format!("{:.0}/s", each as f64 / time.as_secs_f64());
