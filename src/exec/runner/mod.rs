@@ -7,7 +7,7 @@
 //!
 //! One rule carries all: **`start` is idempotent by name.** A run's file is made, and may not exist before, ahead of its
 //! process; it goes only once the end is safe in the journal. So whoever asks again, a new agent or an old one whose
-//! runner died, is never given a second run ([`judge`]):
+//! runner died, is never given a second run (`judge`):
 //!
 //! ```text
 //! start NAME:  it runs here          → attach: `started`, and `ended` when it has
