@@ -167,7 +167,7 @@ mod tests {
     async fn a_child_knows_what_it_runs_for() {
         let node = Node::new();
         let mut spec = sh(
-            "echo $$ $EDGEWARD_MSG_NODE $EDGEWARD_MSG_ID $EDGEWARD_MSG_FROM $EDGEWARD_MSG_SEQ $EDGEWARD_MSG_ATTEMPT $EDGEWARD_RUN",
+            "echo $$ $EDGEWARD_MSG_NODE $EDGEWARD_MSG_ID $EDGEWARD_MSG_FROM $EDGEWARD_MSG_SEQ $EDGEWARD_MSG_ATTEMPT $EDGEWARD_RUN; sleep 0.2",
         );
         spec.env = vec![(RUN_VARIABLE.into(), "forged".into())];
         let mut work = work("shell", "");

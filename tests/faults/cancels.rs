@@ -32,7 +32,7 @@ impl<'a> Check<'a> {
             let (Some(answer), Some(fate)) = (self.fate(cancel.at), self.fate(message.at)) else { continue };
             let sent = self.sent.get(&(&*message.from, &*message.id)).copied();
             let told = String::from_utf8_lossy(&answer.stdout);
-            if !agrees(told.trim_end(), message, fate, sent) || !is_in_order(cancel.at, message.at, &told) {
+            if !agrees(told.trim_end(), fate, sent) || !is_in_order(cancel.at, message.at, &told) {
                 let Record { state, attempt, .. } = fate;
                 let places = format!("stored at {:?}, its cancel at {:?}", message.at, cancel.at);
                 let text = format!("the cancel met {told:?}, it ended {state} at attempt {attempt}; {places}");
@@ -43,14 +43,14 @@ impl<'a> Check<'a> {
 }
 
 /// True where a message can have ended like this after what its cancel met.
-fn agrees(told: &str, message: &Stored, fate: &Record, sent: Option<&Sent>) -> bool {
+fn agrees(told: &str, fate: &Record, sent: Option<&Sent>) -> bool {
     let is_cancelled = fate.state == "cancelled";
     match told {
         "cancelled" => is_cancelled,
         // Whether it is late is judged before whether it is cancelled.
         NOT_KNOWN => (is_cancelled && fate.attempt == 0) || fate.state == "expired",
         RUNS | EVENT_RUNS => {
-            fate.attempt > 0 && (is_cancelled || sent.is_none_or(|sent| is_own_end(message, sent, fate, true)))
+            fate.attempt > 0 && (is_cancelled || sent.is_none_or(|sent| is_own_end(sent, fate, true, sent.rerun)))
         }
         _ => told.strip_prefix("no effect: ").and_then(|rest| rest.strip_suffix(" before")) == Some(&*fate.state),
     }

@@ -5,12 +5,15 @@
 
 use super::brokers::Wire;
 use super::dice::Dice;
-use super::harness::{Link, Process, SmallDisk};
+use super::harness::{Link, Process, SmallDisk, runner_of};
+use super::history::runner_name;
 use super::options::Options;
 use super::place::Clock;
 use edgeward::killpoint::{Point, VARIABLE};
+use rustix::process::{Signal, kill_process};
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
@@ -100,6 +103,8 @@ pub struct Bad {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     pub agents: Vec<Vec<Kill>>,
+    /// When the runner of each agent is killed.
+    pub runners: Vec<Vec<Duration>>,
     pub hubs: Vec<Vec<Kill>>,
     pub broker: Vec<Kill>,
     pub links: Vec<Vec<Bad>>,
@@ -138,7 +143,12 @@ impl Plan {
             };
             all_links[dice.below(links)].push(Bad { when, link, lasts });
         }
-        Plan { agents, hubs: all_hubs, broker, links: all_links }
+        let mut dice = Dice::new(options.seed, "runners");
+        let mut runners = vec![Vec::new(); options.nodes];
+        for when in dice.moments(options.runner_kills, span) {
+            runners[dice.below(options.nodes)].push(when);
+        }
+        Plan { agents, runners, hubs: all_hubs, broker, links: all_links }
     }
 }
 
@@ -206,6 +216,19 @@ pub async fn haunt(
         sleep(LOOK).await;
     }
     process
+}
+
+/// Kills the runner of a node now and then, where it has one just then. Who needs it starts another.
+pub async fn orphan(node: String, state_dir: PathBuf, kills: Vec<Duration>, shared: Shared) {
+    for when in kills {
+        if !shared.wait(when).await {
+            return;
+        }
+        if runner_of(&state_dir).is_some_and(|runner| kill_process(runner, Signal::KILL).is_ok()) {
+            shared.killed(&runner_name(&node));
+            shared.count("runner_kill");
+        }
+    }
 }
 
 /// Starts a process again that died at its point; notes one that ended otherwise.

@@ -6,7 +6,7 @@
 #[path = "cancels.rs"]
 mod cancels;
 
-use super::history::{At, Class, Expect, History, Mark, Record, Sent, Stored, Stream};
+use super::history::{At, Class, Expect, History, Mark, Record, Sent, Stored, Stream, runner_name};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A broken promise.
@@ -18,12 +18,6 @@ pub struct Violation {
     pub id: String,
     /// What is wrong.
     pub text: String,
-}
-
-/// Events run in the agent: a kill of it excuses an `interrupted`, or another try where the message allows it, of what ran
-/// then. A command lives on, so for one both are violations.
-fn dies_with_its_agent(stored: &Stored) -> bool {
-    stored.kind == "event"
 }
 
 /// A run that ends `interrupted` must have had a kill between these bounds around its life, in ns.
@@ -92,6 +86,12 @@ impl<'a> Check<'a> {
 
     fn kills(&self, node: &str) -> &'a [i64] {
         self.history.kills.get(node).map_or(&[], Vec::as_slice)
+    }
+
+    /// Events run in the agent, commands in its runner: whose kill excuses an `interrupted`, or another try where the message
+    /// allows it, of what ran then.
+    fn where_it_runs(stored: &Stored) -> String {
+        if stored.kind == "event" { stored.to.clone() } else { runner_name(&stored.to) }
     }
 
     fn what_was_sent_is_stored_once(&mut self) {
@@ -174,9 +174,10 @@ impl<'a> Check<'a> {
                 }
                 continue;
             };
-            if record.state == "interrupted" && !sent.rerun && dies_with_its_agent(stored) {
+            let may_crash = sent.rerun && !self.kills(&Self::where_it_runs(stored)).is_empty();
+            if record.state == "interrupted" && !sent.rerun {
                 self.is_interrupted_by_a_kill(stored, record);
-            } else if !(is_own_end(stored, sent, record, is_last_try)
+            } else if !(is_own_end(sent, record, is_last_try, may_crash)
                 || record.state == "cancelled" && !asked.is_empty())
             {
                 let Record { state, code, attempt, .. } = record;
@@ -191,8 +192,9 @@ impl<'a> Check<'a> {
             return self.found("a wrong end", &stored.id, "interrupted, without times");
         };
         let is_between = |at: &i64| (from - KILL_SLACK..=to + KILL_SLACK).contains(at);
-        if !self.kills(&stored.to).iter().any(is_between) {
-            let text = format!("{} was not killed between {from} and {to}", stored.to);
+        let place = Self::where_it_runs(stored);
+        if !self.kills(&place).iter().any(is_between) {
+            let text = format!("{place} was not killed between {from} and {to}");
             self.found("interrupted without a kill", &stored.id, text);
         }
     }
@@ -221,7 +223,8 @@ impl<'a> Check<'a> {
                 for (attempt, times) in tries.iter().filter(|(_, times)| **times > 1) {
                     self.found("ran twice", id, format!("attempt {attempt} ran {times} times on {node}"));
                 }
-                let allowed = 1 + sent.retries as usize;
+                let crashes = if sent.rerun { self.kills(&runner_name(node)).len() } else { 0 };
+                let allowed = 1 + sent.retries as usize + crashes;
                 if tries.len() > allowed {
                     self.found("ran twice", id, format!("{} tries on {node}, {allowed} allowed", tries.len()));
                 }
@@ -371,12 +374,11 @@ impl<'a> Check<'a> {
 }
 
 /// True where a message may end like this by itself, although nothing interrupted it. `is_last_try`: it was cancelled as it
-/// ran, so that no other try followed.
-fn is_own_end(stored: &Stored, sent: &Sent, record: &Record, is_last_try: bool) -> bool {
+/// ran, so that no other try followed. `may_crash`: it is tried again where what runs it is killed.
+fn is_own_end(sent: &Sent, record: &Record, is_last_try: bool, may_crash: bool) -> bool {
     let Record { attempt, .. } = *record;
     let state = record.state.as_str();
     let failed = |code: i64| state == "failed" && record.exit_code == Some(code);
-    let may_crash = sent.rerun && dies_with_its_agent(stored);
     match &sent.expect {
         Expect::Success => state == "succeeded" && (may_crash || attempt == 1),
         Expect::Exit(code) => failed(*code) && (attempt == 1 + sent.retries || is_last_try && attempt <= sent.retries),

@@ -137,7 +137,7 @@ pub struct History {
     pub outboxes: BTreeMap<String, Vec<String>>,
     /// Lines of `acks.jsonl`: the command, its state.
     pub results: BTreeMap<String, Vec<(At, String)>>,
-    /// When a node's agent was killed, in ns.
+    /// When a node's agent was killed, or its runner ([`runner_name`]), in ns.
     pub kills: BTreeMap<String, Vec<i64>>,
     /// Processes that ended although nobody killed them.
     pub fallen: Vec<String>,
@@ -212,12 +212,19 @@ impl History {
             lines.extend(logged.iter().filter(|one| one.id == id).map(|one| format!("log of {node}: {one:?}")));
         }
         for one in &stored {
-            let kills = self.kills.get(&one.to).map_or(&[][..], Vec::as_slice);
-            lines.push(format!("kills of {}: {kills:?}", one.to));
+            for place in [one.to.clone(), runner_name(&one.to)] {
+                let kills = self.kills.get(&place).map_or(&[][..], Vec::as_slice);
+                lines.push(format!("kills of {place}: {kills:?}"));
+            }
         }
         for (node, rows) in &self.journals {
             lines.extend(rows.iter().filter(|one| is_about(one.at)).map(|one| format!("journal of {node}: {one:?}")));
         }
         lines
     }
+}
+
+/// Under which name the kills of a node's runner are told.
+pub fn runner_name(node: &str) -> String {
+    format!("the runner of {node}")
 }

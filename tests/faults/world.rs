@@ -131,6 +131,10 @@ impl World {
         }
         let brokers = spawn_local(brokers::haunt(brokers, plan.broker, options.seed, shared.clone()));
         let mut haunted = Vec::new();
+        for (place, kills) in places.iter().zip(plan.runners) {
+            let (name, state) = (place.name.clone(), place.state.clone());
+            faults.push(tokio::spawn(chaos::orphan(name, state, kills, shared.clone())));
+        }
         for ((place, agent), kills) in places.iter().zip(agents).zip(plan.agents) {
             let disk = place.disk.clone();
             let excuse = move || disk.as_ref().is_some_and(|disk| disk.was_full(Duration::from_secs(5)));

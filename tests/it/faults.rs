@@ -7,7 +7,7 @@ mod check;
 mod history;
 
 use check::check;
-use history::{At, Class, Expect, History, LogLine, Mark, Record, Row, Sent, Stored, Stream};
+use history::{At, Class, Expect, History, LogLine, Mark, Record, Row, Sent, Stored, Stream, runner_name};
 
 const PID: u32 = 77;
 /// When each message was taken, in ns; it ended a second later.
@@ -257,14 +257,19 @@ fn an_end_that_was_not_meant_is_found() {
         ended("expired", "expired"),
         [("a wrong end", "b".to_owned()), ("ran although it was not to", "b".to_owned())]
     );
-    assert_eq!(ended("interrupted", "interrupted"), one("a wrong end", "b"));
+    assert_eq!(ended("interrupted", "interrupted"), one("interrupted without a kill", "b"));
     assert_eq!(ended("cancelled", ""), one("a wrong end", "b"), "nobody cancelled it");
-    let killed = broken(|history| {
-        history.journals.get_mut("n1").unwrap()[1].state = "interrupted".to_owned();
-        history.records[1].state = "interrupted".to_owned();
-        history.kills.insert("n1".to_owned(), vec![TAKEN + 5]);
-    });
-    assert_eq!(killed, one("a wrong end", "b"), "a command outlives its agent");
+    let killed = |who: &str, after: i64| {
+        let who = who.to_owned();
+        broken(move |history| {
+            history.journals.get_mut("n1").unwrap()[1].state = "interrupted".to_owned();
+            history.records[1].state = "interrupted".to_owned();
+            history.kills.insert(who, vec![TAKEN + after]);
+        })
+    };
+    assert_eq!(killed("n1", 5), one("interrupted without a kill", "b"), "a command outlives its agent");
+    assert_eq!(killed(&runner_name("n1"), 5), [], "but not what runs it");
+    assert_eq!(killed(&runner_name("n1"), 60_000_000_000), one("interrupted without a kill", "b"), "long after");
 }
 
 /// `b` cancelled by a message stored at `seq` that met `told`, and ended in `state` at `attempt`; its marks may go.

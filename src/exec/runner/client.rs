@@ -1,6 +1,7 @@
 //! The agent's handle on its runner: starts it where there is none, hands runs over, takes them up again.
 //!
-//! Each run has a connection of its own, so that nothing of one waits for another; one more says that an agent is there.
+//! Each run has a connection to itself, so that nothing of one waits for another, and the next run takes it over: to make
+//! one costs three wake-ups. One more says that an agent is there.
 //! A connection that breaks is made anew and the same question asked again, which is safe: a run begins once by its name.
 //! Dropping the future of [`Runner::run`] leaves the run alone; that is what an agent that goes does.
 
@@ -38,6 +39,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const FIRST_WAIT: Duration = Duration::from_millis(5);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
+/// Connections that wait for their next run.
+const MOST_IDLE: usize = 16;
+
 /// Why there is no end of a run to tell.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -68,6 +72,8 @@ pub struct Runner {
 struct Shared {
     /// Says that an agent is there.
     presence: Option<Link>,
+    /// Connections whose run is over.
+    idle: Vec<Link>,
     /// The process that this agent has started, to be reaped.
     child: Option<Child>,
 }
@@ -99,7 +105,8 @@ impl Runner {
     }
 
     /// Begins a run, or takes it up where it has begun or is over already, and waits for its end, which a cancelled
-    /// `stop` brings about. `started` is told of its process once or, after a lost connection, again.
+    /// `stop` brings about. `started` is told of its process once or, after a lost connection, again; not where
+    /// it is over within milliseconds.
     ///
     /// # Errors
     /// There is no end to tell.
@@ -122,7 +129,7 @@ impl Runner {
                     let has_spec = spec.is_some();
                     let start = Ask::Start { run: run.clone(), spec, limits: LimitsFrame::from(limits) };
                     match wire::send(&mut link.to, &start).await {
-                        Ok(()) => match follow(link, run, stop, started).await {
+                        Ok(()) => match self.follow(link, run, stop, started).await {
                             Ok(Some(Err(RunError::Stopped))) if asked => return Err(RunError::Lost),
                             Ok(Some(told)) => return told,
                             Ok(None) => {
@@ -182,6 +189,7 @@ impl Runner {
     /// No agent follows this one: a runner with nothing to do ends at once. Waits for that, for a while.
     pub async fn leave(&self) {
         let mut shared = self.shared.lock().await;
+        shared.idle.clear();
         if let Some(mut link) = shared.presence.take() {
             let _ = wire::send(&mut link.to, &Ask::Leave).await;
         }
@@ -205,7 +213,13 @@ impl Runner {
         let mut shared = self.shared.lock().await;
         if !shared.presence.as_ref().is_some_and(Link::is_open) {
             shared.presence = None;
+            shared.idle.clear();
             shared.presence = Some(self.present(&mut shared.child).await?);
+        }
+        while let Some(link) = shared.idle.pop() {
+            if link.is_open() {
+                return Ok(link);
+            }
         }
         drop(shared);
         self.connect().await
@@ -247,6 +261,57 @@ impl Runner {
         }
     }
 
+    /// What the runner tells of one run, and `stop` to it. None where the connection has ended before the run.
+    async fn follow(
+        &self,
+        mut link: Link,
+        run: &RunName,
+        stop: &CancellationToken,
+        started: &(dyn Fn(Started) + Send + Sync),
+    ) -> io::Result<Option<Result<Exit, RunError>>> {
+        let mut stopping = false;
+        loop {
+            let told = {
+                let told = wire::next(&mut link.from);
+                tokio::pin!(told);
+                loop {
+                    tokio::select! {
+                        biased;
+                        told = &mut told => break told?,
+                        () = stop.cancelled(), if !stopping => {
+                            stopping = true;
+                            wire::send(&mut link.to, &Ask::Stop { run: run.clone() }).await?;
+                        }
+                    }
+                }
+            };
+            let told = match told {
+                None => return Ok(None),
+                Some(Tell::Started { pid, start_time }) => {
+                    started(Started { pid, start_time });
+                    continue;
+                }
+                Some(Tell::Hello { .. } | Tell::Unknown) => continue,
+                Some(Tell::Ended { exit }) => Ok(exit.into()),
+                Some(Tell::Failed { error }) => Err(RunError::Failed(error)),
+                Some(Tell::Lost) => Err(RunError::Lost),
+                Some(Tell::Absent) => Err(RunError::Stopped),
+            };
+            // A `stop` that the runner has not read, or has read half of, would be one of the next run.
+            if !stopping {
+                self.keep(link).await;
+            }
+            return Ok(Some(told));
+        }
+    }
+
+    async fn keep(&self, link: Link) {
+        let idle = &mut self.shared.lock().await.idle;
+        if idle.len() < MOST_IDLE {
+            idle.push(link);
+        }
+    }
+
     /// Starts a runner: in a group of its own, so that a Ctrl-C for the agent is not one for the commands, and without
     /// the agent's secrets.
     fn launch(&self) -> io::Result<Child> {
@@ -264,38 +329,4 @@ impl Runner {
 fn inherited_log() -> Stdio {
     let own = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3);
     own.map_or_else(|_| Stdio::null(), |fd| Stdio::from(File::from(fd)))
-}
-
-/// What the runner tells of one run, and `stop` to it. None where the connection has ended before the run.
-async fn follow(
-    link: Link,
-    run: &RunName,
-    stop: &CancellationToken,
-    started: &(dyn Fn(Started) + Send + Sync),
-) -> io::Result<Option<Result<Exit, RunError>>> {
-    let Link { mut from, mut to } = link;
-    let mut stopping = false;
-    loop {
-        let told = wire::next(&mut from);
-        tokio::pin!(told);
-        let told = loop {
-            tokio::select! {
-                biased;
-                told = &mut told => break told?,
-                () = stop.cancelled(), if !stopping => {
-                    stopping = true;
-                    wire::send(&mut to, &Ask::Stop { run: run.clone() }).await?;
-                }
-            }
-        };
-        match told {
-            None => return Ok(None),
-            Some(Tell::Started { pid, start_time }) => started(Started { pid, start_time }),
-            Some(Tell::Ended { exit }) => return Ok(Some(Ok(exit.into()))),
-            Some(Tell::Failed { error }) => return Ok(Some(Err(RunError::Failed(error)))),
-            Some(Tell::Lost) => return Ok(Some(Err(RunError::Lost))),
-            Some(Tell::Absent) => return Ok(Some(Err(RunError::Stopped))),
-            Some(Tell::Hello { .. } | Tell::Unknown) => {}
-        }
-    }
 }

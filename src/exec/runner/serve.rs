@@ -36,7 +36,7 @@ use tokio::io::BufReader;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, watch};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// How long a runner that nobody needs stays: an agent that is started again finds it.
@@ -44,6 +44,9 @@ const LINGER: Duration = Duration::from_secs(3);
 
 /// From TERM to KILL, for what nobody wants any more.
 const DISCARD_GRACE: Duration = Duration::from_secs(5);
+
+/// The start of a run that is over sooner is not told: its end tells all, and the agent is woken once.
+const SHORT: Duration = Duration::from_millis(5);
 
 /// Between two tries to accept where that fails (no descriptors left).
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
@@ -368,6 +371,11 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
+/// A run is gone without an end: its agent has to ask again.
+fn vanished() -> io::Error {
+    io::ErrorKind::UnexpectedEof.into()
+}
+
 /// What there is of a run that was asked for.
 enum Given {
     Here(watch::Receiver<Stage>),
@@ -404,12 +412,12 @@ impl Guest {
                 }
                 Ask::Start { run, spec, limits } => {
                     let limits = limits.into();
-                    return tokio::select! {
+                    tokio::select! {
                         biased;
-                        told = self.follow(&run, spec, &limits, &mut to) => told,
+                        told = self.follow(&run, spec, &limits, &mut to) => told?,
                         // The agent has gone. The run goes on.
-                        heard = self.heed(&mut from) => heard,
-                    };
+                        heard = self.heed(&mut from) => return heard,
+                    }
                 }
                 Ask::Leave => {
                     self.core.table().left = true;
@@ -463,6 +471,10 @@ impl Guest {
             match now {
                 Stage::Starting => {}
                 Stage::Running(Started { pid, start_time }) => {
+                    if let Ok(changed) = timeout(SHORT, stage.changed()).await {
+                        changed.map_err(|_| vanished())?;
+                        continue;
+                    }
                     wire::send(to, &Tell::Started { pid, start_time }).await?;
                 }
                 Stage::Failed(error) => return wire::send(to, &Tell::Failed { error }).await,
@@ -472,9 +484,7 @@ impl Guest {
                     return Ok(());
                 }
             }
-            if stage.changed().await.is_err() {
-                return Ok(());
-            }
+            stage.changed().await.map_err(|_| vanished())?;
         }
     }
 }

@@ -24,7 +24,7 @@ pub use cluster::{Cluster, ELECTION};
 pub use disk::SmallDisk;
 pub use fleet::Fleet;
 pub use light::{Counts, LightNodes};
-pub use process::Process;
+pub use process::{Process, runner_of};
 pub use proxy::{Link, Proxy};
 pub use ship::Ship;
 pub use wait::{Look, SOON, wait_until};

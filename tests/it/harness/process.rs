@@ -112,11 +112,7 @@ impl Process {
 
     /// The process that runs the agent's commands and outlives it, where one lives.
     pub fn runner(&self) -> Option<Pid> {
-        let folder = self.state_dir().join("run");
-        let pid = fs::read_to_string(folder.join("runner.lock")).ok()?.trim().parse().ok()?;
-        // The number may be somebody else's by now.
-        let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
-        command.contains(folder.to_str()?).then(|| Pid::from_raw(pid))?
+        runner_of(&self.state_dir())
     }
 
     /// Kills it and what runs its commands, as the power going would.
@@ -163,6 +159,15 @@ impl Process {
     pub fn stdout(&self) -> String {
         read(&self.folder.path().join("stdout"))
     }
+}
+
+/// The runner of the agent whose state is here, where one lives.
+pub fn runner_of(state_dir: &Path) -> Option<Pid> {
+    let folder = state_dir.join("run");
+    let pid = fs::read_to_string(folder.join("runner.lock")).ok()?.trim().parse().ok()?;
+    // The number may be somebody else's by now.
+    let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+    command.contains(folder.to_str()?).then(|| Pid::from_raw(pid))?
 }
 
 impl Drop for Process {
