@@ -80,7 +80,9 @@ async fn run_shows_what_a_command_wrote_and_ends_as_it_did() {
     let said = cli.run(&["run", "ship1", "head -c 100000 /dev/zero | tr '\\0' x"]).await.exits(0);
     assert!(said.stderr.contains("the output is cut: head and tail of 100000 bytes on stdout"), "{}", said.stderr);
 
-    let said = cli.run(&["run", "@web", "true"]).await.exits(4);
+    let said = cli.run(&["run", "@web", "true"]).await.exits(2);
+    assert!(said.stderr.contains("unknown group @web"), "{said:?}");
+    let said = cli.run(&["run", "--new", "@web", "true"]).await.exits(4);
     assert!(said.stderr.contains("@web: undeliverable"), "{said:?}");
 }
 
