@@ -18,12 +18,13 @@ use crate::model::admit::{Admitted, BodyFacts, MethodFacts};
 use crate::model::error_event::{Code, Directive};
 use crate::model::groups::Mark;
 use crate::model::header::RawHeaders;
-use crate::model::id::MessageId;
+use crate::model::id::{IdRef, MessageId};
 use crate::model::lanes::RowId;
 use crate::model::message::{Kind, StoredMessage};
 use crate::model::name::Sender;
 use crate::model::record::{Outcome, Output, Record, RecordError};
 use crate::model::state::State;
+use crate::model::subject::LooseSubject;
 use crate::model::time::Timestamp;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -82,6 +83,12 @@ pub(crate) fn facts(verb: &str) -> Option<MethodFacts> {
         _ => return None,
     };
     Some(MethodFacts { kind: Kind::Control, check })
+}
+
+/// What a cancel names; `None` for anything else, and for one that does not read as one.
+pub(crate) fn cancelled(subject: &LooseSubject, body: &[u8]) -> Option<IdRef> {
+    let is_cancel = subject.kind == Some(Kind::Control) && subject.method == "cancel";
+    parse::<CancelBody>(body).ok().filter(|_| is_cancel)?.id.as_str().parse().ok()
 }
 
 /// What becomes of an admitted control message.
@@ -298,6 +305,12 @@ mod tests {
         let last = not_followed(failed, "ops");
         assert_eq!(last.state, State::Failed, "a try that ended by itself keeps its own truth");
         assert_eq!(last.error.unwrap().message, "exit code 4; not tried again: ops cancelled it as it ran");
+        let named = |subject: &str| {
+            cancelled(&crate::model::subject::Names::default().read_loosely(subject), b"{\"id\":\"e4\"}")
+        };
+        let place = IdRef::Stored(crate::model::message::StreamKind::Events, crate::model::id::StreamSeq(4));
+        assert_eq!(named("fleet.msg.@web.control.ops.cancel"), Some(place));
+        assert_eq!(named("fleet.msg.@web.command.ops.cancel"), None);
         assert_eq!(change("events", b"{\"start\":4}").remember, vec![(Key::EventsStart, "4".to_owned())]);
     }
 }

@@ -3,10 +3,11 @@
 //! Owns the copy in memory of what the journal keeps. Marks in the streams change it in the commit that takes them; what
 //! `spec` says of marks that this journal never saw is learnt before a session begins. Decides no membership.
 
+use super::control;
 use super::node::Node;
 use crate::journal::{JournalError, Key};
 use crate::model::groups::{Intervals, Mark};
-use crate::model::id::MsgRef;
+use crate::model::id::{IdRef, MsgRef, StreamSeq};
 use crate::model::message::{StoredMessage, StreamKind};
 use crate::model::name::{GroupName, NodeName, Target};
 use crate::model::node::{PerStream, Spec};
@@ -33,8 +34,13 @@ impl Groups {
     }
 
     /// True where the node is a member of the group for the message stored there.
-    pub(crate) fn is_member(&self, group: &GroupName, at: MsgRef) -> bool {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).get(at.stream).contains(group, at.seq)
+    fn is_member(&self, group: &GroupName, stream: StreamKind, seq: StreamSeq) -> bool {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).get(stream).contains(group, seq)
+    }
+
+    /// True where it is one, or was one before.
+    fn was_member(&self, group: &GroupName, stream: StreamKind, seq: StreamSeq) -> bool {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).get(stream).was_member(group, seq)
     }
 
     /// To whom the messages are that its consumers give it.
@@ -79,10 +85,19 @@ impl Node {
 
     /// True where the message is not for this node: to a group that it is no member of at that place. Such a message gets
     /// no record here.
+    ///
+    /// A cancel is also for those that the message it names was for and that have left since. Where the name does not tell
+    /// the place, all take it that may have that message. It does nothing about one that was not for this node, which is
+    /// not in the journal; whoever is a member where the cancel lies says so.
     pub(crate) fn is_for_others(&self, message: &StoredMessage) -> bool {
-        match self.names.read_loosely(&message.subject).to {
-            Some(Target::Group(group)) => !self.groups.is_member(&group, message.at),
-            _ => false,
-        }
+        let subject = self.names.read_loosely(&message.subject);
+        let Some(Target::Group(group)) = &subject.to else { return false };
+        let MsgRef { stream, seq, .. } = message.at;
+        let had_its_message = match control::cancelled(&subject, &message.body) {
+            None => false,
+            Some(IdRef::Stored(stream, seq)) => self.groups.is_member(group, stream, seq),
+            Some(_) => self.groups.was_member(group, stream, seq),
+        };
+        !had_its_message && !self.groups.is_member(group, stream, seq)
     }
 }

@@ -148,7 +148,7 @@ impl Node {
         let rules = Rules {
             names: &self.names,
             node: &self.name,
-            is_member: &|group, at| self.groups.is_member(group, at),
+            is_member: &|_, _| !self.is_for_others(message),
             policy: &self.policy,
             defaults: &defaults,
             method: &method,

@@ -37,6 +37,8 @@ pub enum Ensured {
     Found,
     /// It was made now.
     Made,
+    /// It was there, and has been changed just now: its filters were others, or another hub was faster.
+    Changed,
 }
 
 /// How far a consumer has come.
@@ -150,9 +152,9 @@ impl Broker {
         });
         let made = if is_lost { self.replace(&name, node, &body).await } else { self.create(&name, node, &body).await };
         match made {
-            Ok(()) => Ok(if action == "create" { Ensured::Made } else { Ensured::Found }),
+            Ok(()) => Ok(if action == "create" { Ensured::Made } else { Ensured::Changed }),
             // Another hub was faster, with a start of its own: `spec` has one only, so the next look finds them equal.
-            Err(error) if error.code().is_some_and(|code| CONSUMER_EXISTS.contains(&code)) => Ok(Ensured::Found),
+            Err(error) if error.code().is_some_and(|code| CONSUMER_EXISTS.contains(&code)) => Ok(Ensured::Changed),
             Err(error) => Err(error),
         }
     }

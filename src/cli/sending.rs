@@ -6,8 +6,8 @@ use super::exit::ExitCode;
 use super::say;
 use crate::broker::Broker;
 use crate::model::id::MessageId;
-use crate::model::name::{NodeName, Target};
-use crate::operator::{Delivery, Draft, SendError, SendOptions, Sent, send, unknown_nodes};
+use crate::model::name::{GroupName, NodeName, Target};
+use crate::operator::{Delivery, Draft, SendError, SendOptions, Sent, send, unknown_groups, unknown_nodes};
 use std::collections::BTreeSet;
 
 /// What came of sending one message to its targets.
@@ -18,7 +18,7 @@ pub(super) struct SendResult {
     pub(super) failed: Option<ExitCode>,
 }
 
-/// Refuses nodes that were never seen, unless they may be new.
+/// Refuses nodes that were never seen and groups that nobody is in, unless they may be new.
 pub(super) async fn check_nodes(
     broker: &Broker,
     drafts: impl IntoIterator<Item = &Draft>,
@@ -27,16 +27,34 @@ pub(super) async fn check_nodes(
     if new {
         return Ok(());
     }
-    let node = |to: &Target| match to {
-        Target::Node(node) => Some(node.clone()),
-        Target::Group(_) => None,
-    };
-    let nodes: BTreeSet<NodeName> = drafts.into_iter().flat_map(|draft| &draft.to).filter_map(node).collect();
-    let nodes: Vec<NodeName> = nodes.into_iter().collect();
-    known(broker, &nodes).await.map_err(|error| {
+    let (mut nodes, mut groups) = (BTreeSet::new(), BTreeSet::new());
+    for to in drafts.into_iter().flat_map(|draft| &draft.to) {
+        match to {
+            Target::Node(node) => drop(nodes.insert(node.clone())),
+            Target::Group(group) => drop(groups.insert(group.clone())),
+        }
+    }
+    let (nodes, groups): (Vec<NodeName>, Vec<GroupName>) = (nodes.into_iter().collect(), groups.into_iter().collect());
+    let refused = |error: CliError, hint: &str| {
         let message = format!("{}; nothing was sent", error.message);
-        CliError { message, ..error }.hint("--new sends to a node that is still to come")
-    })
+        CliError { message, ..error }.hint(hint)
+    };
+    known(broker, &nodes).await.map_err(|error| refused(error, "--new sends to a node that is still to come"))?;
+    known_groups(broker, &groups).await.map_err(|error| refused(error, "--new sends to it all the same"))
+}
+
+/// Refuses groups that no node is in or ever was in, and names what is near in spelling.
+async fn known_groups(broker: &Broker, groups: &[GroupName]) -> Result<(), CliError> {
+    let unknown = unknown_groups(broker, groups).await?;
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = unknown.iter().map(|one| format!("@{}", one.group)).collect();
+    let mut error = CliError::usage(format!("unknown group {}", names.join(", ")));
+    for one in unknown.iter().filter(|one| !one.near.is_empty()) {
+        error = error.hint(format!("near @{}: {}", one.group, one.near.join(", ")));
+    }
+    Err(error.hint("`edgeward node NODE --groups NAMES` puts a node into groups"))
 }
 
 /// Refuses nodes that were never seen, and names what is near in spelling.

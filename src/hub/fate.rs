@@ -16,7 +16,7 @@ use crate::model::state::State;
 use crate::model::subject::{BadSubject, LooseSubject, MsgSubject, Names, RecordSubject};
 
 /// The node of a record for which no node can be named.
-const NOBODY: &str = "_";
+pub(super) const NOBODY: &str = "_";
 
 /// A stored message as far as the hub looks at it: subject and headers.
 #[derive(Debug, Clone, PartialEq, Eq)]

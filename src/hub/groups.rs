@@ -16,7 +16,7 @@ use super::records::PUBLISH_TIMEOUT;
 use super::results::control;
 use crate::broker::{From, Outgoing};
 use crate::killpoint::{Point, here};
-use crate::model::groups::{Belongs, Done, Mark, Step};
+use crate::model::groups::{Belongs, Done, Mark, Step, members};
 use crate::model::header::names as header;
 use crate::model::id::{MessageId, StreamSeq};
 use crate::model::message::{Kind, StreamKind};
@@ -143,4 +143,28 @@ async fn open_for_all(nodes: &Nodes, seq: StreamSeq) -> Result<(), HubError> {
         nodes.open_events_at(&spec.node, Some(seq)).await?;
     }
     Ok(())
+}
+
+/// Who messages are for, in one way over a stream: what is decided about nodes is read once.
+pub(super) struct Audience<'a> {
+    nodes: &'a Nodes,
+    specs: Option<Vec<Spec>>,
+}
+
+impl<'a> Audience<'a> {
+    pub(super) fn new(nodes: &'a Nodes) -> Audience<'a> {
+        Audience { nodes, specs: None }
+    }
+
+    /// The node that it is for, or the members of the group at its sequence; nobody where it names none.
+    pub(super) async fn of(&mut self, letter: &Letter) -> Result<Vec<NodeName>, HubError> {
+        let Some(group) = letter.group() else { return Ok(letter.node().cloned().into_iter().collect()) };
+        let specs = match self.specs.take() {
+            Some(specs) => specs,
+            None => self.nodes.read_all().await?,
+        };
+        let found = members(&specs, group, letter.at.stream, letter.at.seq);
+        self.specs = Some(specs);
+        Ok(found)
+    }
 }

@@ -100,7 +100,7 @@ pub(super) async fn greet(nodes: &Nodes, hello: &Hello, said_at: Timestamp) -> R
     match spec.journal {
         Some(current) if current != hello.journal => replace_or_refuse(nodes, &spec, current, hello, said_at).await,
         // What it lacks can only be a consumer.
-        _ => nodes.ensure_consumers(&spec).await,
+        _ => nodes.ensure_consumers(&spec).await.map(drop),
     }
 }
 

@@ -135,27 +135,29 @@ impl Nodes {
         Ok(start)
     }
 
-    /// Sees to it that the consumers that a node should have are there and serve.
-    pub(super) async fn ensure_consumers(&self, spec: &Spec) -> Result<(), HubError> {
+    /// Sees to it that the consumers that a node should have are there and serve; true where all were found so.
+    pub(super) async fn ensure_consumers(&self, spec: &Spec) -> Result<bool, HubError> {
+        let mut found_so = true;
         for stream in StreamKind::ALL {
-            if let Some(start) = *spec.start.get(stream)
-                && self.broker.ensure_consumer(stream, &spec.node, start, &spec.targets()).await? == Ensured::Made
-            {
+            let Some(start) = *spec.start.get(stream) else { continue };
+            let ensured = self.broker.ensure_consumer(stream, &spec.node, start, &spec.targets()).await?;
+            if ensured == Ensured::Made {
                 tracing::info!(node = %spec.node, ?stream, %start, "node has its consumer again");
             }
+            found_so &= ensured == Ensured::Found;
         }
-        Ok(())
+        Ok(found_so)
     }
 
-    /// Sets the filters of a node's consumers by its `spec`, again where that changed meanwhile: another hub may have set
-    /// them by a newer one.
+    /// Sets the filters of a node's consumers by its `spec`, until a look at them finds them so and `spec` has not moved
+    /// meanwhile: another hub may have set them by a newer one, or by an older one and died.
     pub(super) async fn set_filters(&self, node: &NodeName) -> Result<(), HubError> {
         let mut spec = self.read_again(node).await?;
         for _ in 0..ROUNDS {
             let Some(set) = spec else { return Ok(()) };
-            self.ensure_consumers(&set).await?;
+            let found_so = self.ensure_consumers(&set).await?;
             spec = self.read_again(node).await?;
-            if spec.as_ref().is_none_or(|now| now.targets() == set.targets()) {
+            if found_so && spec.as_ref() == Some(&set) {
                 return Ok(());
             }
         }

@@ -13,6 +13,7 @@
 
 use super::HubError;
 use super::fate::{Answer, Letter};
+use super::groups::Audience;
 use super::nodes::Nodes;
 use super::upkeep::{PAGE, PER_PASS, day, page};
 use super::{journals, records};
@@ -103,6 +104,7 @@ struct Pass<'a> {
     nodes: &'a Nodes,
     stream: StreamKind,
     due: Timestamp,
+    audience: Audience<'a>,
     /// The nodes' positions, asked for once in a pass.
     positions: HashMap<NodeName, Option<StreamSeq>>,
 }
@@ -119,7 +121,7 @@ struct Found {
 
 impl<'a> Pass<'a> {
     fn new(nodes: &'a Nodes, stream: StreamKind, due: Timestamp) -> Pass<'a> {
-        Pass { nodes, stream, due, positions: HashMap::new() }
+        Pass { nodes, stream, due, audience: Audience::new(nodes), positions: HashMap::new() }
     }
 
     async fn next(&mut self, from: StreamSeq) -> Result<Found, HubError> {
@@ -131,10 +133,10 @@ impl<'a> Pass<'a> {
                 break;
             }
             let letter = Letter::read(self.nodes.broker().names(), self.stream, &message);
-            if let Some(node) = letter.node().cloned()
-                && self.is_unread(&letter, &node).await?
-            {
-                found.unread.push((letter, node));
+            for node in self.audience.of(&letter).await? {
+                if self.is_unread(&letter, &node).await? {
+                    found.unread.push((letter.clone(), node));
+                }
             }
             found.looked = Some(message.seq);
         }

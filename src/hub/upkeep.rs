@@ -5,7 +5,8 @@
 //! twice at once: records are kept single, and purging or giving room twice does no harm.
 
 use super::HubError;
-use super::fate::Letter;
+use super::fate::{Letter, NOBODY};
+use super::groups::Audience;
 use super::nodes::Nodes;
 use super::{records, unread};
 use crate::broker::topology::StreamState;
@@ -161,6 +162,7 @@ async fn closed_messages(nodes: &Nodes, stream: StreamKind, state: &StreamState)
     // What is older than the first record kept is unknown for ever.
     let known_since = nodes.broker().dropped_until(RecordStream::Acks).await?;
     let mut closed = Closed { below: state.first, bytes: 0, open: BTreeSet::new() };
+    let mut audience = Audience::new(nodes);
     for _ in 0..PER_PASS / PAGE {
         let page = page(nodes, stream, closed.below).await?;
         if page.is_empty() {
@@ -168,15 +170,10 @@ async fn closed_messages(nodes: &Nodes, stream: StreamKind, state: &StreamState)
         }
         for message in page {
             let letter = Letter::read(nodes.broker().names(), stream, &message);
-            let target = letter.node().map_or("_", NodeName::as_str);
-            let told = known_since.is_some_and(|first| message.stored_at < first)
-                || is_probe(&message.subject)
-                || records::is_told(nodes.broker(), &letter, target).await?;
-            if !told {
-                closed.open.extend(letter.node().cloned());
-            }
+            let is_over = known_since.is_some_and(|first| message.stored_at < first) || is_probe(&message.subject);
+            let told = is_over || is_told_by_all(nodes, &letter, &mut audience, &mut closed.open).await?;
             if closed.open.is_empty() && !told {
-                // A group's, whose hub has not answered yet.
+                // For nobody, which the hub has not said yet.
                 return Ok(closed);
             }
             if closed.open.is_empty() {
@@ -189,6 +186,30 @@ async fn closed_messages(nodes: &Nodes, stream: StreamKind, state: &StreamState)
         }
     }
     Ok(closed)
+}
+
+/// True where everybody that it is for has told what became of it; puts down some of those who have not.
+async fn is_told_by_all(
+    nodes: &Nodes,
+    letter: &Letter,
+    audience: &mut Audience<'_>,
+    open: &mut BTreeSet<NodeName>,
+) -> Result<bool, HubError> {
+    let everybody = audience.of(letter).await?;
+    if everybody.is_empty() {
+        return records::is_told(nodes.broker(), letter, NOBODY).await;
+    }
+    let mut told = true;
+    for node in everybody {
+        if !records::is_told(nodes.broker(), letter, node.as_str()).await? {
+            told = false;
+            open.insert(node);
+        }
+        if !told && open.len() >= NAMED {
+            break;
+        }
+    }
+    Ok(told)
 }
 
 /// What a message takes in the stream, nearly.

@@ -242,6 +242,11 @@ impl Intervals {
         let within = |i: &Interval| seq > i.join && i.leave.is_none_or(|leave| seq < leave);
         *group == GroupName::all() || self.0.get(group).is_some_and(|known| known.iter().any(within))
     }
+
+    /// True where the node is a member there or was one before.
+    pub fn was_member(&self, group: &GroupName, seq: StreamSeq) -> bool {
+        *group == GroupName::all() || self.0.get(group).is_some_and(|known| known.iter().any(|i| seq > i.join))
+    }
 }
 
 /// The members of a group for a message stored there, of these nodes. Of `@all` those that have been in contact.

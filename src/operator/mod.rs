@@ -40,7 +40,7 @@ pub use output::Outputs;
 pub use replay::{Again, MOST as MOST_REPLAYED, Repeat, Repeats, export, plan as plan_replay};
 pub use row::{Behind, Row};
 pub use send::{Delivery, Draft, SendError, SendOptions, Sent, outgoing, send, usual_kind};
-pub use targets::{select, want_groups};
+pub use targets::{UnknownGroup, select, unknown_groups, want_groups};
 pub use totals::Totals;
 pub use view::View;
 pub use watch::Watch;

@@ -11,10 +11,11 @@ use crate::broker::{Broker, BrokerError, Outgoing, PublishError};
 use crate::model::groups::{Belongs, members};
 use crate::model::id::{MsgRef, StreamSeq};
 use crate::model::message::StreamKind;
-use crate::model::name::{GroupName, NodeName, Target};
+use crate::model::name::{GroupName, NodeName, Target, near};
 use crate::model::node::Spec;
 use crate::model::selector::Selector;
 use crate::model::subject::{NodeKey, RecordStream};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How often a lost compare-and-set is tried again.
@@ -67,6 +68,38 @@ pub(super) async fn left_since(
     let specs: Vec<Spec> = nodes(broker).await?.into_values().filter_map(|facts| facts.spec).collect();
     let gone = |spec: &&Spec| spec.belongs(group, StreamKind::Commands, cancel) != Belongs::Member;
     Ok(members(specs.iter().filter(gone), group, at.stream, at.seq))
+}
+
+/// A group that no node is in, is to be in or ever was in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownGroup {
+    /// Its name.
+    pub group: GroupName,
+    /// Known groups that are near in spelling, nearest first.
+    pub near: Vec<String>,
+}
+
+/// Those of `wanted` that are unknown.
+pub async fn unknown_groups(broker: &Broker, wanted: &[GroupName]) -> Result<Vec<UnknownGroup>, OperatorError> {
+    let wanted: Vec<&GroupName> = wanted.iter().filter(|group| **group != GroupName::all()).collect();
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let specs: Vec<Spec> = nodes(broker).await?.into_values().filter_map(|facts| facts.spec).collect();
+    let known: BTreeSet<&str> = specs
+        .iter()
+        .flat_map(|spec| {
+            let wished = spec.want_groups.iter().flatten();
+            spec.groups.iter().map(|member| &member.name).chain(wished).map(String::as_str)
+        })
+        .collect();
+    let unknown = wanted.into_iter().filter(|group| !known.contains(group.as_str()));
+    Ok(unknown
+        .map(|group| {
+            let near = near(group.as_str(), known.iter().copied());
+            UnknownGroup { group: group.clone(), near: near.into_iter().map(|name| format!("@{name}")).collect() }
+        })
+        .collect())
 }
 
 /// Writes which groups a node is to be a member of; `None` where there is no such node. What is written is what an admin

@@ -84,7 +84,9 @@ async fn run_shows_what_a_command_wrote_and_ends_as_it_did() {
         "all of it, though the ack holds a part"
     );
 
-    let said = cli.run(&["run", "@web", "true"]).await.exits(4);
+    let said = cli.run(&["run", "@web", "true"]).await.exits(2);
+    assert!(said.stderr.contains("unknown group @web"), "{said:?}");
+    let said = cli.run(&["run", "--new", "@web", "true"]).await.exits(4);
     assert!(said.stderr.contains("@web: undeliverable"), "{said:?}");
 }
 

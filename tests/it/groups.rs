@@ -1,11 +1,12 @@
 //! Groups: who joins and leaves is decided in the stream, exact to the sequence, whatever is killed meanwhile.
 
-use crate::harness::{Fleet, Process, SOON, wait_until};
+use crate::harness::{Cli, Fleet, Process, SOON, wait_until};
 use edgeward::model::groups::Belongs;
 use edgeward::model::id::StreamSeq;
 use edgeward::model::message::StreamKind;
 use edgeward::model::name::GroupName;
 use edgeward::model::node::Spec;
+use edgeward::model::state::State;
 use edgeward::model::subject::{NodeKey, RecordStream};
 use edgeward::operator::want_groups;
 use serde_json::Value;
@@ -128,6 +129,15 @@ async fn one_message_reaches_every_member_and_nobody_else() {
     fleet.start_agent("ship2").await;
     fleet.record("ship2", "ops", "shell", &id).await;
     cli.run(&["run", "@web", "true"]).await.exits(0);
+    let said = cli.run(&["send", "@wep", "true"]).await.exits(2);
+    assert!(said.stderr.contains("unknown group @wep") && said.stderr.contains("near @wep: @web"), "{said:?}");
+    if let Some(nats) = Cli::nats(&fleet.broker.url()).await {
+        let to_all = ["pub", "-J", "--no-templates", "-H", "Nats-Msg-Id:plain-1"];
+        nats.run(&[&to_all[..], &["fleet.msg.@web.command.ops.shell", "echo $((7*6))"]].concat()).await.ok();
+        for node in ["ship1", "ship2"] {
+            assert_eq!(fleet.record(node, "ops", "shell", "plain-1").await.stdout.as_deref(), Some("42\n"));
+        }
+    }
 
     fleet.record("_", "ops", "shell", &format!("s{}", early.seq)).await;
     for node in ["ship1", "ship2", "ship3"] {
@@ -151,4 +161,136 @@ async fn everybody_is_who_was_there_when_it_was_stored() {
         fleet.record(node, "ops", "ping", &format!("s{}", second.seq)).await;
     }
     assert!(!is_told(&fleet, "ship2", "ping", &format!("s{}", first.seq)).await, "it came later");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_far_behind_and_one_set_up_anew_run_what_is_theirs() {
+    let mut fleet = Fleet::start(&["ship1"]).await;
+    fleet.agent("ship1").kill();
+    let ping = "fleet.msg.@web.command.ops.ping";
+    let mut theirs = Vec::new();
+    for is_member in [false, true, false, true] {
+        want(&fleet, "ship1", &if is_member { vec![web()] } else { Vec::new() }).await;
+        settled(&fleet, "ship1", is_member).await;
+        for _ in 0..50 {
+            let stored = fleet.publish(ping, &[], "").await;
+            theirs.extend(is_member.then(|| format!("s{}", stored.seq)));
+        }
+    }
+    fleet.start_agent("ship1").await;
+    told_exactly(&fleet, &theirs).await;
+
+    // Its journal is lost; the new one knows from the hub that it is a member still.
+    wait_until(LONG, "all is acked", async || {
+        let progress = fleet.client.consumer_progress(StreamKind::Commands, &"ship1".parse().unwrap()).await.unwrap();
+        let last = fleet.client.last_seq(StreamKind::Commands).await.unwrap();
+        progress.filter(|progress| progress.ack_floor >= last).ok_or(last)
+    })
+    .await;
+    fleet.agent("ship1").kill();
+    let anew = Process::agent("ship1", &fleet.broker.url());
+    let old = fleet.status("ship1").await.unwrap().journal;
+    fleet.add("ship1", anew);
+    wait_until(LONG, "the new journal", async || match fleet.status("ship1").await {
+        Some(status) if status.journal != old => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    theirs.push(format!("s{}", fleet.publish(ping, &[], "").await.seq));
+    told_exactly(&fleet, &theirs).await;
+}
+
+/// Waits until the node has told of the last of these pings and of one after it, and finds no others told of.
+async fn told_exactly(fleet: &Fleet, theirs: &[String]) {
+    fleet.record_within(LONG, "ship1", "ops", "ping", theirs.last().unwrap()).await;
+    // The same lane: it comes after all that the node has of the group.
+    let after = fleet.publish("fleet.msg.ship1.command.fence.ping", &[], "").await;
+    fleet.record_within(LONG, "ship1", "fence", "ping", &format!("s{}", after.seq)).await;
+    let acks = fleet.client.names().record_stream(RecordStream::Acks);
+    let begin = edgeward::broker::From::Seq(StreamSeq(1));
+    let told = fleet.client.read_all(&acks, "fleet.ack.ship1.ops.ping.>", begin, 1000).await.unwrap();
+    let told: Vec<_> = told.iter().map(|message| message.subject.rsplit('.').next().unwrap()).collect();
+    assert_eq!(told, theirs);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_groups_cancel_reaches_those_that_left_and_does_nothing_to_newcomers() {
+    let fleet = Fleet::start(&["ship1", "ship2", "ship3"]).await;
+    for node in ["ship1", "ship2"] {
+        want(&fleet, node, &[web()]).await;
+        settled(&fleet, node, true).await;
+    }
+    let sent = fleet.publish("fleet.msg.@web.command.ops.shell", &[], "sleep 600").await;
+    let id = format!("s{}", sent.seq);
+    for node in ["ship1", "ship2"] {
+        fleet.record_progress(node, "ops", "shell", &id).await;
+    }
+    want(&fleet, "ship2", &[]).await;
+    settled(&fleet, "ship2", false).await;
+    want(&fleet, "ship3", &[web()]).await;
+    settled(&fleet, "ship3", true).await;
+    fleet.cli().run(&["cancel", &id]).await.ok();
+    for node in ["ship1", "ship2"] {
+        assert_eq!(fleet.record(node, "ops", "shell", &id).await.state, State::Cancelled, "{node}");
+    }
+    let acks = fleet.client.names().record_stream(RecordStream::Acks);
+    let told = wait_until(SOON, "the word of the one that came later", async || {
+        let filter = "fleet.ack.ship3.ops.cancel.>";
+        let found = fleet.client.read_all(&acks, filter, edgeward::broker::From::Seq(StreamSeq(1)), 9).await.unwrap();
+        found.first().map(|message| String::from_utf8_lossy(&message.body).into_owned())
+    });
+    assert!(told.await.contains("not known here"), "it had no part in it");
+    assert!(!is_told(&fleet, "ship3", "shell", &id).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plain_cancel_to_the_group_counts_where_its_message_did() {
+    let mut fleet = Fleet::start(&["ship1"]).await;
+    fleet.agent("ship1").kill();
+    want(&fleet, "ship1", &[web()]).await;
+    settled(&fleet, "ship1", true).await;
+    let shell = "fleet.msg.@web.command.ops.shell";
+    let by_place = format!("s{}", fleet.publish(shell, &[], "sleep 600").await.seq);
+    fleet.publish(shell, &[("Fleet-Id", "by-name")], "sleep 600").await;
+    want(&fleet, "ship1", &[]).await;
+    settled(&fleet, "ship1", false).await;
+    for id in [&by_place[..], "by-name"] {
+        let body = serde_json::json!({ "id": id }).to_string();
+        fleet.publish("fleet.msg.@web.control.ops.cancel", &[], body).await;
+    }
+    fleet.start_agent("ship1").await;
+    for id in [&by_place[..], "by-name"] {
+        assert_eq!(fleet.record("ship1", "ops", "shell", id).await.state, State::Cancelled, "{id}");
+    }
+}
+
+#[cfg(feature = "kill-points")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_dies_behind_any_step_leaves_the_rest_to_the_next() {
+    use edgeward::killpoint::{Point, VARIABLE};
+    use std::os::unix::process::ExitStatusExt;
+    let mut fleet = Fleet::start(&["ship1"]).await;
+    let joins = [Point::Planned, Point::Filtered, Point::Marked, Point::MarksKnown];
+    let leaves = [Point::Planned, Point::Marked, Point::MarksKnown, Point::Drained];
+    for (turn, (join, leave)) in joins.into_iter().zip(leaves).enumerate() {
+        for (point, is_member) in [(join, true), (leave, false)] {
+            fleet.hub.kill();
+            want(&fleet, "ship1", &if is_member { vec![web()] } else { Vec::new() }).await;
+            fleet.hub.set_env(VARIABLE, &format!("{}:1", point.as_str()));
+            fleet.hub.start();
+            let ended = fleet.hub.exited(LONG).await;
+            assert_eq!(ended.signal(), Some(6), "{point:?}: {ended}");
+            fleet.hub.set_env(VARIABLE, "");
+            fleet.hub.start();
+            let spec = settled(&fleet, "ship1", is_member).await;
+            assert_eq!(spec.groups.len(), turn + 1, "{point:?}: marked once: {spec:?}");
+            let sent = fleet.publish("fleet.msg.@web.command.ops.ping", &[], "").await;
+            let (by, other, id) = match is_member {
+                true => ("ship1", "_", format!("s{}", sent.seq)),
+                false => ("_", "ship1", format!("s{}", sent.seq)),
+            };
+            fleet.record_within(LONG, by, "ops", "ping", &id).await;
+            assert!(!is_told(&fleet, other, "ping", &id).await, "{point:?}: {id} is told by {other}, too");
+        }
+    }
 }

@@ -54,10 +54,16 @@ async fn what_no_node_took_in_time_expires_and_what_one_took_does_not() {
     assert_eq!((expired.state, expired.by), (State::Expired, By::Hub));
     assert!(client.get("FLEET_COMMANDS", waiting).await.unwrap().is_some(), "in time: the message is still there");
     assert!(record(&client, &format!("fleet.ack.van.ops.shell.s{taken}")).await.is_none(), "the node answers that");
+    // To everybody: one that was never in contact is not counted, and the other does not take it.
+    let to_all = put(&client, "fleet.msg.@all.command.ops.shell", "true").await;
+    let subject_of = |node: &str| format!("fleet.ack.{node}.ops.shell.s{to_all}");
+    let expired = wait_until(SOON, "its end", async || record(&client, &subject_of("van")).await).await;
+    assert_eq!((expired.state, expired.by), (State::Expired, By::Hub));
+    assert!(record(&client, &subject_of("ship")).await.is_none());
     // It was told of before.
     let filter = "fleet.error.*.error.expires_soon";
     let warnings = client.read_all("FLEET_ERRORS", filter, From::Seq(StreamSeq(1)), 100).await.unwrap();
-    let [warning] = &warnings[..] else { panic!("one warning: {warnings:?}") };
+    let [warning, _] = &warnings[..] else { panic!("one warning for each node: {warnings:?}") };
     assert_eq!(warning.subject, "fleet.error.ship.error.expires_soon");
     assert!(String::from_utf8_lossy(&warning.body).contains(&format!("the oldest s{waiting}")), "{warning:?}");
     let told = client.get_last("FLEET_ACKS", &subject).await.unwrap().unwrap();

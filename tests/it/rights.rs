@@ -144,6 +144,8 @@ async fn a_node_is_refused_what_is_anothers() {
         "fleet.msg.ship2.event.ship2.log",
         "fleet.msg.ship2.command.ship1.shell",
         "fleet.msg.ship2.control.ship1.cancel",
+        "fleet.msg.ship1.control.hub.member",
+        "fleet.msg.ship1.event.hub.member",
         "fleet.stored.ack.ship1.ops.shell.s1",
         "_INBOX_ship2.x",
     ] {
@@ -174,6 +176,8 @@ async fn an_operator_is_refused_what_is_not_his() {
         "fleet.msg.ship1.command.bob.shell",
         "fleet.msg.ship1.control.ops.stop",
         "fleet.msg.ship1.control.hub.result",
+        "fleet.msg.ship1.control.hub.member",
+        "fleet.msg.ship1.event.hub.member",
         "fleet.ack.ship1.ops.shell.s1",
         "$KV.FLEET_NODES.spec.ship1",
         "fleet.api.CONSUMER.CREATE.FLEET_COMMANDS.ship1",

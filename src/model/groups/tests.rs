@@ -137,6 +137,7 @@ proptest! {
                 let member = world.spec.belongs(&group, StreamKind::Commands, seq) == Belongs::Member;
                 prop_assert!(is_mark || node.contains(&group, seq) == member, "{name} at {seq}: {:?}", world.spec);
                 prop_assert!(is_mark || fresh.contains(&group, seq) == member);
+                prop_assert!(!member || node.was_member(&group, seq));
             }
             let wanted = world.spec.want_groups.iter().flatten().any(|want| want == name);
             prop_assert_eq!(world.spec.groups_reached().contains(&group), wanted);
