@@ -294,3 +294,45 @@ async fn a_hub_that_dies_behind_any_step_leaves_the_rest_to_the_next() {
         }
     }
 }
+
+/// An answer of the JetStream API; an error fails the test.
+async fn api(fleet: &Fleet, path: &str, body: &str) -> Value {
+    let client = async_nats::connect(fleet.broker.url()).await.unwrap();
+    let answer = client.request(format!("$JS.API.{path}"), body.to_owned().into()).await.unwrap();
+    let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
+    assert!(answer.get("error").is_none(), "{path}: {answer}");
+    answer
+}
+
+/// The message taken last is deleted, and those before it came by a group: the node's filters reach them no more, so they
+/// can stand for no place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_left_a_group_finds_its_place_among_what_still_reaches_it() {
+    let mut fleet = Fleet::start(&["ship1"]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ran");
+    let line = |n: usize| format!("echo {n} >> {}", file.display());
+    let first = fleet.command("ship1", "shell", line(0)).await;
+    fleet.record("ship1", "ops", "shell", &first).await;
+    want(&fleet, "ship1", &[web()]).await;
+    settled(&fleet, "ship1", true).await;
+    for n in 1..4 {
+        let sent = fleet.publish("fleet.msg.@web.command.ops.shell", &[], line(n)).await;
+        fleet.record("ship1", "ops", "shell", &format!("s{}", sent.seq)).await;
+    }
+    want(&fleet, "ship1", &[]).await;
+    settled(&fleet, "ship1", false).await;
+    wait_until(LONG, "the group's filter to go", async || {
+        let filters = api(&fleet, "CONSUMER.INFO.FLEET_COMMANDS.ship1", "").await["config"].to_string();
+        if filters.contains("@web") { Err(filters) } else { Ok(()) }
+    })
+    .await;
+
+    fleet.agent("ship1").kill();
+    let mark = fleet.client.get_last("FLEET_COMMANDS", "fleet.msg.ship1.control.hub.member").await.unwrap().unwrap();
+    api(&fleet, "STREAM.MSG.DELETE.FLEET_COMMANDS", &format!("{{\"seq\":{}}}", mark.seq)).await;
+    let last = fleet.command("ship1", "shell", line(4)).await;
+    fleet.start_agent("ship1").await;
+    fleet.record("ship1", "ops", "shell", &last).await;
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "0\n1\n2\n3\n4\n");
+}
