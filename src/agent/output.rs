@@ -130,7 +130,7 @@ pub(crate) async fn pick_up(node: &Node, adopted: impl Fn(&RunName) -> bool) -> 
 
 /// Publishes output until `stop`.
 pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
-    let mut publisher = Publisher { node, cursors: HashMap::new() };
+    let mut publisher = Publisher { node, cursors: HashMap::new(), stored: HashMap::new() };
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
         let passed = tokio::select! {
@@ -175,6 +175,8 @@ struct Publisher {
     node: Arc<Node>,
     /// Where the files of runs are read, and how many chunks have been.
     cursors: HashMap<String, (Chunks, u64)>,
+    /// How many chunks of runs are stored: the journal is told lazily, and no window may leave twice until it knows.
+    stored: HashMap<String, u64>,
 }
 
 impl Publisher {
@@ -182,8 +184,10 @@ impl Publisher {
     async fn pass(&mut self) -> Result<Passed, JournalError> {
         let outputs = self.node.journal.outputs().await?;
         self.cursors.retain(|run, _| outputs.iter().any(|output| output.run == *run));
+        self.stored.retain(|run, _| outputs.iter().any(|output| output.run == *run));
         let mut passed = Passed::Nothing;
-        for output in outputs {
+        for mut output in outputs {
+            output.sent = output.sent.max(self.stored.get(&output.run).copied().unwrap_or(0));
             let one = self.window(&output).await?;
             if one == Passed::Later {
                 return Ok(one);
@@ -295,7 +299,8 @@ impl Publisher {
         }
     }
 
-    async fn sent(&self, output: &Output, sent: u64) -> Result<(), JournalError> {
+    async fn sent(&mut self, output: &Output, sent: u64) -> Result<(), JournalError> {
+        self.stored.insert(output.run.clone(), sent);
         self.node.journal.output_sent(output.run.clone(), sent).await
     }
 }

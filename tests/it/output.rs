@@ -1,12 +1,13 @@
 //! Output in `FLEET_OUTPUT`: complete, in order, numbered, once; live while a command runs, and bounded.
 
-use crate::harness::{Fleet, SOON, wait_until};
+use crate::harness::{Fleet, SOON, Ship, wait_until};
 use crate::ledger;
 use edgeward::broker::RawMessage;
 use edgeward::model::header::names;
 use edgeward::model::record::Record;
 use edgeward::model::state::State;
 use edgeward::model::subject::RecordStream;
+use futures::StreamExt;
 use sha2::{Digest, Sha256};
 use std::fs;
 
@@ -68,6 +69,27 @@ async fn what_an_ack_cannot_hold_is_stored_whole() {
     assert_eq!(put_together(&stored, "stderr", "1"), vec![0; 40000]);
     let small = fleet.run("ship1", "shell", "echo small").await;
     assert_eq!((small.chunks, small.output_sha256), (0, None), "an ack holds it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_leaves_once() {
+    let ship = Ship::start().await;
+    let client = ship.raw().await;
+    let mut published = client.subscribe("fleet.output.>").await.unwrap();
+    client.flush().await.unwrap();
+    let record = ship.fleet.run("ship1", "shell", "head -c 1000000 /dev/zero; printf end >&2").await;
+    complete(&ship.fleet, &record).await;
+    // What it sends last ends the count: everything sent before is there by then.
+    client.publish("fleet.output.end", "".into()).await.unwrap();
+    let mut left = Vec::new();
+    loop {
+        let message = tokio::time::timeout(SOON, published.next()).await.unwrap().unwrap();
+        if message.subject.as_str() == "fleet.output.end" {
+            break;
+        }
+        left.push(message.subject.to_string());
+    }
+    assert_eq!(left.len() as u64, record.chunks, "{left:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
