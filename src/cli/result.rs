@@ -5,11 +5,11 @@ use super::args::IdArgs;
 use super::error::CliError;
 use super::exit::ExitCode;
 use super::live::{Live, show_end};
-use super::session::Session;
+use super::session::{Session, Watched};
 use super::watching::{End, Patience, tell_end, wait_for};
 use crate::model::name::NodeName;
 use crate::model::state::State;
-use crate::operator::{Outputs, Watch, find};
+use crate::operator::{Outputs, Watch};
 
 /// Arguments of `result`.
 #[derive(Debug, clap::Args)]
@@ -26,12 +26,7 @@ pub(super) struct Args {
 
 /// Carries it out.
 pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliError> {
-    let loaded = session.load_for(args.id.search.from.as_ref())?;
-    let broker = session.connect(&loaded).await?;
-    let call =
-        find(&broker, &args.id.id, args.id.search.from.as_ref().or(loaded.from.as_ref()), args.id.search.since())
-            .await?;
-    let mut watch = Watch::of(&broker, &call).await?;
+    let Watched { broker, call, mut watch } = session.watch(&args.id.id, &args.id.search).await?;
     let wanted = |node: &str| args.node.as_ref().is_none_or(|only| only.as_str() == node);
     let count = watch.view().rows().filter(|row| wanted(&row.node)).count();
     if count == 0 {

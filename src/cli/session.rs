@@ -1,10 +1,13 @@
 //! What every verb begins with: its configuration, its way of writing, and a connection.
 
+use super::args::SearchArgs;
 use super::config::{Env, GlobalArgs, Loaded, Scope};
 use super::error::CliError;
 use super::output::Format;
 use crate::broker::Broker;
+use crate::model::id::IdRef;
 use crate::model::name::Sender;
+use crate::operator::{Call, Watch, find};
 
 /// One run of the binary.
 #[derive(Debug)]
@@ -12,6 +15,13 @@ pub(super) struct Session {
     pub(super) global: GlobalArgs,
     pub(super) format: Format,
     pub(super) env: Env,
+}
+
+/// A message that was found.
+pub(super) struct Watched {
+    pub(super) broker: Broker,
+    pub(super) call: Call,
+    pub(super) watch: Watch,
 }
 
 impl Session {
@@ -40,5 +50,14 @@ impl Session {
             None => "edgeward operator".to_owned(),
         };
         Ok(Broker::connect(&loaded.connect_options(&name)?).await?)
+    }
+
+    /// Connects, and finds a message with what became of it.
+    pub(super) async fn watch(&self, id: &IdRef, search: &SearchArgs) -> Result<Watched, CliError> {
+        let loaded = self.load_for(search.from.as_ref())?;
+        let broker = self.connect(&loaded).await?;
+        let call = find(&broker, id, search.from.as_ref().or(loaded.from.as_ref()), search.since()).await?;
+        let watch = Watch::of(&broker, &call).await?;
+        Ok(Watched { broker, call, watch })
     }
 }

@@ -9,7 +9,7 @@ use super::watching::exit_code;
 use crate::model::id::IdRef;
 use crate::model::node::Contact;
 use crate::model::time::Timestamp;
-use crate::operator::{Row, Totals, Watch, find};
+use crate::operator::{Row, Totals, Watch};
 use std::io::Write;
 
 /// Arguments of `status`.
@@ -24,10 +24,7 @@ pub(super) struct Args {
 
 /// Carries it out.
 pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliError> {
-    let loaded = session.load_for(args.search.from.as_ref())?;
-    let broker = session.connect(&loaded).await?;
-    let call = find(&broker, &args.id, args.search.from.as_ref().or(loaded.from.as_ref()), args.search.since()).await?;
-    let watch = Watch::of(&broker, &call).await?;
+    let watch = session.watch(&args.id, &args.search).await?.watch;
     if session.format == Format::Json {
         watch.view().rows().try_for_each(|row| output::print_json(&RowJson::new(&row)))?;
     } else {

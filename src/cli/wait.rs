@@ -6,7 +6,6 @@ use super::exit::ExitCode;
 use super::output::{self, Format, RowJson};
 use super::session::Session;
 use super::watching::{Patience, exit_code, tell_end, wait_for};
-use crate::operator::{Watch, find};
 use std::io::Write;
 use std::time::Duration;
 
@@ -22,12 +21,7 @@ pub(super) struct Args {
 
 /// Carries it out.
 pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliError> {
-    let loaded = session.load_for(args.id.search.from.as_ref())?;
-    let broker = session.connect(&loaded).await?;
-    let call =
-        find(&broker, &args.id.id, args.id.search.from.as_ref().or(loaded.from.as_ref()), args.id.search.since())
-            .await?;
-    let mut watch = Watch::of(&broker, &call).await?;
+    let mut watch = session.watch(&args.id.id, &args.id.search).await?.watch;
     let patience = Patience { wait: args.wait, leave_silent: false };
     let end = wait_for(&mut watch, patience, None, |row, watch| {
         if session.format == Format::Json {

@@ -6,7 +6,7 @@ use super::exit::ExitCode;
 use super::history::local;
 use super::output::{self, Format};
 use super::say;
-use super::session::Session;
+use super::session::{Session, Watched};
 use crate::broker::Progress;
 use crate::model::id::{IdRef, MessageId, StreamSeq};
 use crate::model::message::StreamKind;
@@ -14,7 +14,7 @@ use crate::model::name::near;
 use crate::model::node::Contact;
 use crate::model::state::State;
 use crate::model::time::Timestamp;
-use crate::operator::{Row, Step, StepKind, Wait, Watch, Why, find, why};
+use crate::operator::{Row, Step, StepKind, Wait, Why, why};
 use serde::Serialize;
 use std::io::Write;
 
@@ -46,11 +46,7 @@ struct WhyJson<'a> {
 
 /// Carries it out.
 pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliError> {
-    let search = &args.id.search;
-    let loaded = session.load_for(search.from.as_ref())?;
-    let broker = session.connect(&loaded).await?;
-    let call = find(&broker, &args.id.id, search.from.as_ref().or(loaded.from.as_ref()), search.since()).await?;
-    let watch = Watch::of(&broker, &call).await?;
+    let Watched { broker, watch, .. } = session.watch(&args.id.id, &args.id.search).await?;
     let mut rows: Vec<Row<'_>> = watch.view().rows().collect();
     if let Some(node) = &args.node {
         let known: Vec<String> = rows.iter().map(|row| row.node.clone()).collect();
