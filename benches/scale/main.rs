@@ -1,7 +1,10 @@
 //! `cargo bench --bench scale`: what the number of nodes costs, for 100, 1,000 and 10,000 light nodes at one broker.
 //!
-//! Prints one table, a row per number of nodes. The nodes are light ones (`tests/it/harness/light.rs`), all in this process;
-//! broker, hub and command line are the real programs, each measured from outside. Needs two descriptors for each node
+//! Prints one table, a row per number of nodes: how long until all had joined; until the last ack of a message to each and of
+//! one to `@all`; the most memory of the command line in these two; `status` of the latter; the resident memory of broker and
+//! hub, the hub's before and after ten more messages to all; and how long until every node read again after the broker was
+//! killed and started anew. The nodes are light ones (`tests/it/harness/light.rs`), all in this process;
+//! broker, hub and command line are the real programs, each measured from outside. Needs a descriptor for each node
 //! (`ulimit -n`).
 //!
 //! `cargo bench --bench scale -- 100 500` takes other numbers.
@@ -18,14 +21,18 @@ use std::time::{Duration, Instant};
 /// Generous: a bench that does not get there is broken, not slow.
 const PATIENCE: Duration = Duration::from_secs(900);
 
+/// Messages to all between two looks at the hub's memory, which must not grow with their number.
+const MORE: usize = 10;
+
 #[tokio::main]
 async fn main() {
     let mut numbers: Vec<usize> = std::env::args().filter_map(|arg| arg.parse().ok()).collect();
     if numbers.is_empty() {
         numbers = vec![100, 1000, 10_000];
     }
-    let head = ["nodes", "joined", "run: last ack", "CLI RSS", "status", "broker RSS", "hub RSS", "back after restart"];
-    let mut rows: Vec<[String; 8]> = Vec::new();
+    let head =
+        ["nodes", "joined", "each: last ack", "all: last ack", "CLI", "status", "broker", "hub", "back after restart"];
+    let mut rows: Vec<[String; 9]> = Vec::new();
     for nodes in numbers {
         rows.push(measure(nodes).await);
     }
@@ -35,7 +42,7 @@ async fn main() {
     }
 }
 
-async fn measure(count: usize) -> [String; 8] {
+async fn measure(count: usize) -> [String; 9] {
     let broker = TestBroker::with(|options| options.sync_always = false).await;
     let mut fleet = Fleet::at(broker, &[]).await;
     // Its lines about each node are no part of what is measured.
@@ -46,29 +53,22 @@ async fn measure(count: usize) -> [String; 8] {
     let nodes = LightNodes::start(&url, count).await;
     let joined = began.elapsed();
 
-    // One message to each, as an operator sends it and waits.
-    let began = Instant::now();
-    let mut run = Process::new("run", &["run", &nodes.targets(), "-m", "ping", "--id", "first"])
-        .env("EDGEWARD_SERVER", &url)
-        .env("EDGEWARD_FROM", "ops");
-    run.start();
-    let mut cli_kib = 0;
-    let pid = run.pid().as_raw_nonzero().get();
-    wait_until(PATIENCE, "the last ack", async || {
-        cli_kib = cli_kib.max(memory_kib(pid, "VmHWM").unwrap_or(0));
-        !run.is_running()
-    })
-    .await;
-    let last_ack = began.elapsed();
-    assert!(run.stderr().contains(&format!("{count} ok")), "{}", run.stderr());
+    // One message to each, and one to all, as an operator sends it and waits.
+    let (each, each_kib) = run_and_wait(&url, &nodes.targets(), "each", count).await;
+    let (all, all_kib) = run_and_wait(&url, "@all", "all", count).await;
+    let hub_pid = fleet.hub.pid().as_raw_nonzero().get();
+    let hub_kib = memory_kib(hub_pid, "VmRSS").unwrap_or(0);
+    for round in 1..=MORE {
+        run_and_wait(&url, "@all", &format!("more{round}"), count).await;
+    }
+    let hub_later_kib = memory_kib(hub_pid, "VmRSS").unwrap_or(0);
 
     let cli = Cli::edgeward(&url).within(PATIENCE);
     let began = Instant::now();
-    cli.run(&["status", "first"]).await.ok();
+    cli.run(&["status", "all"]).await.ok();
     let status = began.elapsed();
     let resident = |pid: Option<u32>| pid.and_then(|pid| memory_kib(i32::try_from(pid).ok()?, "VmRSS")).unwrap_or(0);
     let broker_kib = resident(fleet.broker.server.pid());
-    let hub_kib = memory_kib(fleet.hub.pid().as_raw_nonzero().get(), "VmRSS").unwrap_or(0);
 
     // All reconnect at once.
     fleet.broker.server.kill().await.expect("its end");
@@ -82,13 +82,33 @@ async fn measure(count: usize) -> [String; 8] {
     [
         count.to_string(),
         seconds(joined),
-        seconds(last_ack),
-        mib(cli_kib),
+        seconds(each),
+        seconds(all),
+        format!("{} {}", each_kib >> 10, mib(all_kib)),
         seconds(status),
         mib(broker_kib),
-        mib(hub_kib),
+        format!("{} {}", hub_kib >> 10, mib(hub_later_kib)),
         if failures == 0 { seconds(back) } else { format!("{}, {failures} failed", seconds(back)) },
     ]
+}
+
+/// `edgeward run` of a ping: how long it took to the last ack, and the most memory that it had, in KiB.
+async fn run_and_wait(url: &str, targets: &str, id: &str, count: usize) -> (Duration, u64) {
+    let began = Instant::now();
+    let mut run = Process::new("run", &["run", targets, "-m", "ping", "--id", id])
+        .env("EDGEWARD_SERVER", url)
+        .env("EDGEWARD_FROM", "ops");
+    run.start();
+    let mut kib = 0;
+    let pid = run.pid().as_raw_nonzero().get();
+    wait_until(PATIENCE, "the last ack", async || {
+        kib = kib.max(memory_kib(pid, "VmHWM").unwrap_or(0));
+        !run.is_running()
+    })
+    .await;
+    let took = began.elapsed();
+    assert!(run.stderr().contains(&format!("{count} ok")), "{id}: {}", run.stderr());
+    (took, kib)
 }
 
 fn seconds(time: Duration) -> String {

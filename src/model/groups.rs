@@ -262,5 +262,15 @@ pub fn members<'a>(
     specs.into_iter().filter(counts).map(|spec| spec.node.clone()).collect()
 }
 
+/// True where nobody's join or leave is under way that decides whether a message stored there is for it.
+pub fn is_decided<'a>(
+    specs: impl IntoIterator<Item = &'a Spec>,
+    group: &GroupName,
+    stream: StreamKind,
+    seq: StreamSeq,
+) -> bool {
+    specs.into_iter().all(|spec| spec.belongs(group, stream, seq) != Belongs::Pending)
+}
+
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ use crate::model::subject::{MsgSubject, Names};
 use crate::model::time::Timestamp;
 use bytes::Bytes;
 use futures::StreamExt;
+use std::collections::HashSet;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -64,13 +65,8 @@ impl Draft {
 
     /// The targets, each once, in the order given.
     pub fn targets(&self) -> Vec<&Target> {
-        let mut once: Vec<&Target> = Vec::new();
-        for target in &self.to {
-            if !once.contains(&target) {
-                once.push(target);
-            }
-        }
-        once
+        let mut seen = HashSet::new();
+        self.to.iter().filter(|target| seen.insert(*target)).collect()
     }
 }
 

@@ -8,7 +8,7 @@ use super::error::OperatorError;
 use super::nodes::nodes;
 use super::view::View;
 use crate::broker::{Broker, BrokerError, Outgoing, PublishError};
-use crate::model::groups::{Belongs, members};
+use crate::model::groups::{Belongs, is_decided, members};
 use crate::model::id::{MsgRef, StreamSeq};
 use crate::model::message::StreamKind;
 use crate::model::name::{GroupName, NodeName, Target, near};
@@ -52,7 +52,8 @@ pub(super) async fn resolve(broker: &Broker, view: &mut View) -> Result<(), Oper
     }
     let specs: Vec<Spec> = nodes(broker).await?.into_values().filter_map(|facts| facts.spec).collect();
     for (at, group) in to_groups {
-        view.set_members(at, members(&specs, &group, at.stream, at.seq));
+        let all = is_decided(&specs, &group, at.stream, at.seq);
+        view.set_members(at, members(&specs, &group, at.stream, at.seq), all);
     }
     Ok(())
 }

@@ -22,14 +22,22 @@ const NOBODY: &str = "_";
 /// How far a chain of copies is followed; each is a copy of the first, so one step is enough but for a mistake.
 const COPIES: usize = 4;
 
-/// What the records say of one message on one node.
+/// What the records say of one message on one node. Most nodes have one record: the others take no room.
 #[derive(Debug, Clone, Default)]
 struct Facts {
-    ack: Option<Record>,
-    late: Option<Record>,
-    progress: Option<(StreamSeq, Record)>,
+    ack: Option<Box<Record>>,
+    late: Option<Box<Record>>,
+    progress: Option<(StreamSeq, Box<Record>)>,
     cancel_requested: bool,
     copy_of: Option<MsgRef>,
+}
+
+/// Whom a message to a group was for.
+#[derive(Debug, Clone)]
+struct Members {
+    nodes: Vec<NodeName>,
+    /// These are all; false while somebody's join or leave is under way.
+    all: bool,
 }
 
 /// All of it.
@@ -40,7 +48,7 @@ pub struct View {
     facts: HashMap<MsgRef, BTreeMap<String, Facts>>,
     nodes: HashMap<String, NodeFacts>,
     /// The members of groups at the messages to those.
-    members: HashMap<MsgRef, Vec<NodeName>>,
+    members: HashMap<MsgRef, Members>,
     /// Messages for which a cancel is stored that their node has not answered.
     cancels: HashSet<MsgRef>,
     now: Timestamp,
@@ -101,9 +109,9 @@ impl View {
         self.nodes.insert(node, facts);
     }
 
-    /// Takes in whom a message to a group was for.
-    pub fn set_members(&mut self, at: MsgRef, members: Vec<NodeName>) {
-        self.members.insert(at, members);
+    /// Takes in whom a message to a group was for. `all`: nobody's join or leave is under way that decides on more.
+    pub fn set_members(&mut self, at: MsgRef, nodes: Vec<NodeName>, all: bool) {
+        self.members.insert(at, Members { nodes, all });
     }
 
     /// Takes in which messages have a cancel that is not answered.
@@ -115,8 +123,8 @@ impl View {
     pub fn add(&mut self, class: RecordClass, node: &str, seq: StreamSeq, about: MsgRef, record: Record) {
         let facts = self.facts.entry(about).or_default().entry(node.to_owned()).or_default();
         match class {
-            RecordClass::Ack => facts.ack = Some(record),
-            RecordClass::Late => facts.late = Some(record),
+            RecordClass::Ack => facts.ack = Some(Box::new(record)),
+            RecordClass::Late => facts.late = Some(Box::new(record)),
             RecordClass::Progress => match record.state {
                 State::CancelRequested => facts.cancel_requested = true,
                 State::Duplicate => {
@@ -127,7 +135,7 @@ impl View {
                     });
                 }
                 _ if facts.progress.as_ref().is_none_or(|(known, _)| *known < seq) => {
-                    facts.progress = Some((seq, record));
+                    facts.progress = Some((seq, Box::new(record)));
                 }
                 _ => {}
             },
@@ -142,7 +150,7 @@ impl View {
     }
 
     /// One row per message and node, in the order of the messages; a group message has a row for each member and
-    /// each node that answered.
+    /// each node that answered, and one of its own as long as it is not known whom else it is for.
     pub fn rows(&self) -> impl Iterator<Item = Row<'_>> {
         self.messages.iter().flat_map(|message| match &message.to {
             Some(Target::Node(node)) => vec![self.row(message, node.to_string(), &[node.as_str(), NOBODY])],
@@ -154,12 +162,12 @@ impl View {
     fn group_rows<'a>(&'a self, message: &'a Message) -> Vec<Row<'a>> {
         let answered = self.facts.get(&message.at).into_iter().flat_map(BTreeMap::keys);
         let answered = answered.map(String::as_str).filter(|node| *node != NOBODY);
-        let members = self.members.get(&message.at).into_iter().flatten().map(NodeName::as_str);
-        let nodes: BTreeSet<&str> = answered.chain(members).collect();
-        if nodes.is_empty() {
-            return vec![self.row(message, message.to_text(), &[NOBODY])];
-        }
-        nodes.into_iter().map(|node| self.row(message, node.to_owned(), &[node])).collect()
+        let members = self.members.get(&message.at);
+        let named = members.into_iter().flat_map(|members| &members.nodes).map(NodeName::as_str);
+        let nodes: BTreeSet<&str> = answered.chain(named).collect();
+        let whole = !nodes.is_empty() && members.is_some_and(|members| members.all);
+        let group = (!whole).then(|| self.row(message, message.to_text(), &[NOBODY]));
+        group.into_iter().chain(nodes.into_iter().map(|node| self.row(message, node.to_owned(), &[node]))).collect()
     }
 
     fn row<'a>(&'a self, message: &'a Message, node: String, record_nodes: &[&str]) -> Row<'a> {
@@ -175,7 +183,7 @@ impl View {
             message,
             state,
             record,
-            first: facts.filter(|f| f.late.is_some()).and_then(|f| f.ack.as_ref()),
+            first: facts.filter(|f| f.late.is_some()).and_then(|f| f.ack.as_deref()),
             cancel_requested: !state.is_terminal()
                 && (facts.is_some_and(|f| f.cancel_requested) || self.cancels.contains(&message.at)),
             copy_of,
@@ -226,8 +234,8 @@ impl View {
 
 /// The state that records give, and the record to show for it.
 fn said(facts: &Facts) -> (Option<State>, Option<&Record>) {
-    let progress = facts.progress.as_ref().map(|(_, record)| record);
-    let record = facts.late.as_ref().or(facts.ack.as_ref()).or(progress);
+    let progress = facts.progress.as_ref().map(|(_, record)| &**record);
+    let record = facts.late.as_deref().or(facts.ack.as_deref()).or(progress);
     let state = match record {
         Some(record) => Some(record.state),
         // A cancel or a copy that the node has told of: it has the message.
@@ -342,8 +350,21 @@ mod tests {
         assert_eq!(view.rows().next().unwrap().contact, None);
         view.add(RecordClass::Ack, "_", StreamSeq(1), at(4), record(4, State::Undeliverable));
         assert_eq!(states(&view), [("@web".to_owned(), State::Undeliverable)]);
+        view.set_members(at(4), vec!["n2".parse().unwrap()], true);
         view.add(RecordClass::Ack, "n2", StreamSeq(2), at(4), record(4, State::Succeeded));
         assert_eq!(states(&view), [("n2".to_owned(), State::Succeeded)]);
+    }
+
+    #[test]
+    fn a_group_is_open_until_all_its_members_are_known() {
+        let mut view = View::new(vec![message("@web", 4)]);
+        view.add(RecordClass::Ack, "n2", StreamSeq(2), at(4), record(4, State::Succeeded));
+        let open = [("@web".to_owned(), State::Queued), ("n2".to_owned(), State::Succeeded)];
+        assert_eq!(states(&view), open, "nobody was asked who is in it");
+        view.set_members(at(4), vec!["n2".parse().unwrap()], false);
+        assert_eq!(states(&view), open, "a join is under way");
+        view.set_members(at(4), vec!["n1".parse().unwrap(), "n2".parse().unwrap()], true);
+        assert_eq!(states(&view), [("n1".to_owned(), State::Queued), ("n2".to_owned(), State::Succeeded)]);
     }
 
     #[test]

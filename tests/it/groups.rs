@@ -164,6 +164,19 @@ async fn everybody_is_who_was_there_when_it_was_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_not_over_when_the_quick_ones_have_answered() {
+    let mut fleet = Fleet::start(&["ship1", "ship2"]).await;
+    fleet.agent("ship2").kill();
+    let said = fleet.cli().run(&["run", "@all", "-m", "ping", "--id", "both"]).await.exits(3);
+    assert!(said.stderr.contains("ship2"), "{said:?}");
+    fleet.start_agent("ship2").await;
+    let told = fleet.cli().run(&["wait", "both"]).await.ok();
+    for node in ["ship1", "ship2"] {
+        assert!(told.contains(&format!("{node}  succeeded")), "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_far_behind_and_one_set_up_anew_run_what_is_theirs() {
     let mut fleet = Fleet::start(&["ship1"]).await;
     fleet.agent("ship1").kill();
