@@ -1,10 +1,10 @@
 //! Where a control group is handed over to the agent, what hides from its environment, its session and its parents is
 //! found and ended, too.
 
-use crate::harness::{Fleet, SOON, wait_until};
+use crate::harness::{Fleet, SOON, gone, wait_until};
 use edgeward::model::state::State;
 use rustix::fs::{XattrFlags, setxattr};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -75,10 +75,6 @@ async fn hidden(path: &Path) -> Pid {
         fs::read_to_string(path).ok().and_then(|text| text.strip_suffix('\n')?.parse().ok())
     });
     Pid::from_raw(pid.await).unwrap()
-}
-
-async fn gone(pid: Pid) {
-    wait_until(SOON, format!("the end of process {pid:?}"), async || test_kill_process(pid).is_err()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
