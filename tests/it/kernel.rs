@@ -1,12 +1,13 @@
 //! The error kernel: each directive, by a rule and by an admin, also across a crash.
 
-use crate::harness::{Fleet, Process, SOON, wait_until};
+use crate::harness::{Fleet, Marks, Process, SOON, gone, lines, wait_until};
 use crate::ledger::{error_of, stored};
 use edgeward::model::error_event::{Code, Directive, ErrorEvent, Severity};
 use edgeward::model::node::ProcessFacts;
 use edgeward::model::record::Record;
 use edgeward::model::state::State;
 use edgeward::model::subject::RecordStream;
+use serde_json::json;
 use std::path::Path;
 
 /// A fleet with one node, `ship1`, whose agent has these lines in its configuration.
@@ -57,7 +58,7 @@ async fn failed(fleet: &Fleet, id: &str) -> ErrorEvent {
 }
 
 fn attempts(path: &Path) -> usize {
-    std::fs::read_to_string(path).unwrap_or_default().lines().count()
+    lines(path).len()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -262,6 +263,60 @@ async fn a_crash_neither_loses_nor_repeats_an_order() {
     fleet.start_agent("ship1").await;
     order(&fleet, "start", r#"{"process":"shell"}"#).await;
     assert_eq!(fleet.record("ship1", "ops", "shell", &queued).await.state, State::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_ends_what_runs_of_its_process_alone() {
+    let (fleet, marks) = (fleet("").await, Marks::new());
+    let running = fleet.command("ship1", "shell", marks.long("a")).await;
+    let behind = fleet.command("ship1", "shell", "echo behind").await;
+    let script = json!({"argv": ["sh", "-c", marks.waits_for_go()]});
+    let other = fleet.command("ship1", "exec", script.to_string()).await;
+    let (pid, _) = (marks.pid("a").await, marks.has_begun().await);
+    let did = order(&fleet, "restart", r#"{"process":"shell"}"#).await;
+    assert_eq!(did.stdout.as_deref(), Some("shell: restarted; running and being ended: 1\n"));
+    gone(pid).await;
+    is_ended(&fleet.record("ship1", "ops", "shell", &running).await);
+    assert_eq!(fleet.record("ship1", "ops", "shell", &behind).await.stdout.as_deref(), Some("behind\n"));
+    marks.go();
+    assert_eq!(fleet.record("ship1", "ops", "exec", &other).await.exit_code, Some(7));
+}
+
+/// As a restart ends a command.
+fn is_ended(record: &Record) {
+    let message = record.error.as_ref().map(|error| error.message.as_str());
+    let expected = (State::Interrupted, 1, Some("was stopped: ended by signal 15"));
+    assert_eq!((record.state, record.attempt, message), expected, "{record:?}");
+}
+
+#[cfg(feature = "kill-points")]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_restart_is_to_end_ends_though_the_agent_died_before_it_did_so() {
+    use edgeward::killpoint::Point;
+    use rustix::process::test_kill_process;
+    let (mut fleet, marks) = (fleet("").await, Marks::new());
+    let running = fleet.command("ship1", "shell", marks.long("a")).await;
+    let pid = marks.pid("a").await;
+    dies_at(&mut fleet, Point::Obeyed, async |fleet| {
+        fleet.publish("fleet.msg.ship1.control.chief.restart", &[("Fleet-Id", "anew")], r#"{"process":"shell"}"#).await;
+    })
+    .await;
+    test_kill_process(pid).expect("nobody has ended it yet");
+    // Once more, on the way: the order is not forgotten by who begins to follow it.
+    dies_at(&mut fleet, Point::Recovered, async |_| {}).await;
+    fleet.start_agent("ship1").await;
+    gone(pid).await;
+    is_ended(&fleet.record("ship1", "ops", "shell", &running).await);
+    let did = fleet.record("ship1", "chief", "restart", "anew").await;
+    assert_eq!(did.stdout.as_deref(), Some("shell: restarted; running and being ended: 1\n"));
+    // It was about what ran then.
+    let after = fleet.command("ship1", "shell", marks.waits_for_go()).await;
+    let pid = marks.has_begun().await;
+    fleet.agent("ship1").kill();
+    fleet.start_agent("ship1").await;
+    test_kill_process(pid).expect("it goes on");
+    marks.go();
+    assert_eq!(fleet.record("ship1", "ops", "shell", &after).await.exit_code, Some(7));
 }
 
 #[cfg(feature = "kill-points")]
