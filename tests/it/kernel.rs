@@ -321,6 +321,50 @@ async fn what_a_restart_is_to_end_ends_though_the_agent_died_before_it_did_so() 
 
 #[cfg(feature = "kill-points")]
 #[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_panics_is_told_of_and_restarted_and_nothing_else_is_harmed() {
+    use rustix::process::test_kill_process;
+    let (fleet, marks) = (fleet("").await, Marks::new());
+    let beside = fleet.command("ship1", "shell", marks.waits_for_go()).await;
+    let pid = marks.has_begun().await;
+    let twice = [("Fleet-Id", "sinks"), ("Fleet-Retries", "1"), ("Fleet-Retry-Wait", "10ms")];
+    fleet.publish("fleet.msg.ship1.command.ops.panic", &twice, "the ship sinks").await;
+    let record = fleet.record("ship1", "ops", "panic", "sinks").await;
+    let error = record.error.as_ref().unwrap();
+    assert_eq!((record.state, error.code, record.attempt), (State::Failed, Code::Panicked, 2), "{record:?}");
+    assert_eq!(error.message, "the handler panicked: the ship sinks");
+    process(&fleet, "panic", |panic| panic.restarts == 2 && panic.state == "running").await;
+    error_of(&fleet, "ship1", Severity::Error, Code::Panicked, "sinks").await;
+    let told = events(&fleet, Code::Panicked).await;
+    assert_eq!(told.iter().map(|event| event.attempt).collect::<Vec<_>>(), [Some(1), Some(2)]);
+    for event in &told {
+        assert_eq!((event.process.as_deref(), event.directive), (Some("panic"), Some(Directive::Restart)));
+        assert!(event.message.contains("the ship sinks"), "{event:?}");
+    }
+    // Also where it panics before anything runs.
+    let refused = fleet.run("ship1", "panic", "check").await;
+    assert_eq!((refused.state, refused.error.unwrap().code), (State::Refused, Code::BadBody));
+
+    // What panics again and again is stopped, with what waits for it.
+    for n in 3..=6 {
+        fleet.publish("fleet.msg.ship1.command.ops.panic", &[("Fleet-Id", &format!("p-{n}"))], "again").await;
+    }
+    fleet.record("ship1", "ops", "panic", "p-6").await;
+    let stopped = process(&fleet, "panic", |panic| panic.state == "stopped").await;
+    assert_eq!(stopped.restarts, 5);
+    let waits = fleet.command("ship1", "panic", "at last").await;
+    assert_eq!(fleet.run("ship1", "ping", "").await.state, State::Succeeded);
+    assert!(stored(&fleet, RecordStream::Acks, &format!("fleet.ack.ship1.ops.panic.{waits}")).await.is_empty());
+    order(&fleet, "start", r#"{"process":"panic"}"#).await;
+    assert_eq!(fleet.record("ship1", "ops", "panic", &waits).await.state, State::Failed);
+
+    test_kill_process(pid).expect("it goes on");
+    marks.go();
+    assert_eq!(fleet.record("ship1", "ops", "shell", &beside).await.exit_code, Some(7));
+    assert_eq!(marks.times_begun(), 1);
+}
+
+#[cfg(feature = "kill-points")]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_crash_neither_loses_nor_repeats_what_a_rule_decided() {
     use edgeward::killpoint::Point;
     let mut fleet = fleet(&rule("shutdown", 1)).await;
