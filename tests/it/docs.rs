@@ -20,11 +20,17 @@ fn the_table_of_error_codes_is_the_codes() {
 }
 
 #[test]
-fn the_sample_configuration_is_the_defaults() {
+fn the_sample_configuration_is_the_defaults_of_every_key() {
     let readme = file("README.md");
     let sample = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
     let sources = Sources { file: Some(("README.md".to_owned(), sample.to_owned())), ..Sources::default() };
     assert_eq!(Config::load(&sources).unwrap(), Config::default());
+    let all = serde_json::to_value(Config::default()).unwrap();
+    let tables = [&all, &all["agent"], &all["agent"]["escalation"], &all["hub"]];
+    for key in tables.into_iter().flat_map(|table| table.as_object().unwrap().keys()) {
+        let is_shown = sample.split(|c: char| c != '_' && !c.is_ascii_alphanumeric()).any(|word| word == key);
+        assert!(is_shown, "`{key}` is not shown");
+    }
 }
 
 #[test]
