@@ -38,3 +38,28 @@ fn the_map_stays_short_enough_to_read() {
     let lines = file("ARCHITECTURE.md").lines().count();
     assert!(lines <= 200, "{lines} lines");
 }
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut seen = 0;
+    for name in DOCUMENTS {
+        let text = file(name);
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+        for target in targets.filter(|target| !target.is_empty() && !target.contains("://")) {
+            let path = root.join(name).with_file_name(target);
+            assert!(path.exists(), "{name}: {target}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 5, "{seen} links");
+}
+
+const DOCUMENTS: [&str; 6] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "docs/deployment.md",
+    "docs/design/runner.md",
+    "docs/faults/README.md",
+];
