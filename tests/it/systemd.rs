@@ -1,5 +1,5 @@
-//! The agent's unit as it is shipped, under a real systemd: what runs goes on over a restart, a kill and a stop, the
-//! watchdog is fed, and an agent that was told to end for good is not started again.
+//! The agent's unit as it is shipped, under a real systemd: what runs goes on over a restart, a kill, a hang and a stop, an
+//! agent that was told to end for good is not started again, and the hardened one confines what it runs.
 
 use crate::harness::{Fleet, Marks, SOON, Systemd, wait_until};
 use crate::ledger::error_of;
@@ -11,20 +11,21 @@ use std::path::Path;
 
 const UNIT: &str = "edgeward-agent.service";
 
-/// Installs the agent's unit for `ship1` and starts it.
-async fn installed(systemd: &Systemd, fleet: &Fleet) {
+/// Installs the agent's unit for `ship1`, with one of its two drop-ins, and starts it.
+async fn installed(systemd: &Systemd, fleet: &Fleet, variant: &str) {
     let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
     let unit = fs::read_to_string(deploy.join(UNIT)).unwrap();
     let unit = unit.replace("/usr/bin/edgeward", env!("CARGO_BIN_EXE_edgeward"));
     fs::write(systemd.units().join(UNIT), unit).unwrap();
     let dropins = systemd.units().join(format!("{UNIT}.d"));
     fs::create_dir(&dropins).unwrap();
+    fs::copy(deploy.join(format!("{UNIT}.d/{variant}")), dropins.join(variant)).unwrap();
     let here = format!(
         "[Service]\nEnvironment=EDGEWARD_NODE=ship1 EDGEWARD_SERVER={} EDGEWARD_AGENT__INTERVAL=1s\n\
          RestartSec=100ms\nWatchdogSec=4\nTimeoutAbortSec=1\nStandardError=inherit\n",
         fleet.broker.url()
     );
-    fs::write(dropins.join("here.conf"), here).unwrap();
+    fs::write(dropins.join("zz-here.conf"), here).unwrap();
     systemd.done(&["daemon-reload"]);
     // Ready with or without a link.
     systemd.done(&["start", UNIT]);
@@ -51,9 +52,9 @@ async fn started_again(systemd: &Systemd, times: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shipped_unit_keeps_its_promises() {
-    let Some(systemd) = Systemd::start().await else { return };
+    let Some(systemd) = Systemd::start("unit-open").await else { return };
     let (fleet, marks) = (Fleet::start(&[]).await, Marks::new());
-    installed(&systemd, &fleet).await;
+    installed(&systemd, &fleet, "open.conf").await;
     let id = fleet.command("ship1", "shell", marks.waits_for_go()).await;
     wait_until(SOON, "it to begin", async || marks.times_begun() == 1).await;
     is_told(&systemd, "1 running").await;
@@ -83,4 +84,16 @@ async fn the_shipped_unit_keeps_its_promises() {
     assert_eq!(systemd.property(UNIT, "NRestarts"), "0", "since somebody started it");
     systemd.done(&["start", UNIT]);
     assert_eq!(fleet.run("ship1", "ping", "").await.state, State::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hardened_unit_runs_commands_that_change_nothing_of_the_machine() {
+    let Some(systemd) = Systemd::start("unit-hardened").await else { return };
+    let fleet = Fleet::start(&[]).await;
+    installed(&systemd, &fleet, "hardened.conf").await;
+    let state = fleet.run("ship1", "shell", "echo kept > /var/lib/edgeward/mine; cat /var/lib/edgeward/mine").await;
+    assert_eq!((state.state, state.stdout.as_deref()), (State::Succeeded, Some("kept\n")), "{state:?}");
+    let machine = fleet.run("ship1", "shell", "touch /usr/bin/theirs").await;
+    assert_eq!(machine.state, State::Failed, "{machine:?}");
+    assert!(machine.stderr.unwrap().contains("Read-only file system"));
 }

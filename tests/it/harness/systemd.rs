@@ -42,12 +42,12 @@ pub struct Systemd {
 
 impl Systemd {
     /// None, and said aloud, where this machine does not let us.
-    pub async fn start() -> Option<Systemd> {
+    pub async fn start(name: &str) -> Option<Systemd> {
         if !Path::new(PROGRAM).exists() {
             eprintln!("SKIPPED: no systemd on this machine; its units were not run");
             return None;
         }
-        let group = Group::make("systemd")?;
+        let group = Group::make(name)?;
         let folder = tempfile::tempdir().unwrap();
         let units = folder.path().join("units");
         fs::create_dir(&units).unwrap();
