@@ -1,10 +1,11 @@
 //! Named points at which a test has the process die: after exactly that step, as `kill -9` would.
 //!
 //! A normal build has nothing of it: without the feature `kill-points` each call is empty. With it, `KILL_AT=taken:3`
-//! in the environment aborts the process when it comes to the point `taken` for the third time. Never does anything
-//! else, and decides nothing.
+//! in the environment aborts the process when it comes to the point `taken` for the third time. With `KILL_AT=taken:3:FILE`
+//! it makes that file as it dies, and lives where the file is there: of processes that follow each other one dies. Never
+//! does anything else, and decides nothing.
 
-/// The variable that arms a point: `<name>:<times>`.
+/// The variable that arms a point: `<name>:<times>`, or `<name>:<times>:<file>`.
 pub const VARIABLE: &str = "KILL_AT";
 
 /// A step that is done when its point is reached; what comes after it is not.
@@ -71,12 +72,12 @@ pub enum Point {
 }
 
 impl Point {
-    /// The points of an agent, in the order of a message's way.
-    pub const AGENT: [Point; 20] = [
+    /// The points of an agent, in the order of a message's way; but for [`Point::StreamChanged`], to which no agent comes
+    /// whose streams stay what they are.
+    pub const AGENT: [Point; 19] = [
         Point::Recovered,
         Point::Taken,
         Point::Acked,
-        Point::StreamChanged,
         Point::Turn,
         Point::Started,
         Point::Spawned,
@@ -148,16 +149,17 @@ pub(crate) fn here(_point: Point) {}
 pub(crate) fn here(point: Point) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
-    static ARMED: OnceLock<Option<(String, u64)>> = OnceLock::new();
+    static ARMED: OnceLock<Option<(String, u64, Option<String>)>> = OnceLock::new();
     static REACHED: AtomicU64 = AtomicU64::new(0);
     let armed = ARMED.get_or_init(|| {
         let text = std::env::var(VARIABLE).ok()?;
-        let (name, times) = text.split_once(':')?;
-        Some((name.to_owned(), times.parse().ok()?))
+        let mut parts = text.splitn(3, ':');
+        Some((parts.next()?.to_owned(), parts.next()?.parse().ok()?, parts.next().map(str::to_owned)))
     });
-    if let Some((name, times)) = armed
+    if let Some((name, times, file)) = armed
         && name == point.as_str()
         && REACHED.fetch_add(1, Ordering::SeqCst) + 1 == *times
+        && file.as_ref().is_none_or(|file| std::fs::File::create_new(file).is_ok())
     {
         std::process::abort();
     }

@@ -155,10 +155,10 @@ impl Dispatcher {
         }
         let (handle_too, workers, stops) = (handle.clone(), TaskTracker::new(), HashMap::new());
         let mut dispatcher = Dispatcher { node, lanes, events, handle: handle_too, workers, stops, ends };
-        for Adopted { lane, row, begun, cancelled } in adopted {
+        for Adopted { lane, row, begun, to_end } in adopted {
             dispatcher.lanes.start(&lane);
             dispatcher.spawn(lane.clone(), row, Some(begun));
-            if let Some((_, stop)) = dispatcher.stops.get(&lane).filter(|_| cancelled) {
+            if let Some((_, stop)) = dispatcher.stops.get(&lane).filter(|_| to_end) {
                 stop.cancel();
             }
         }

@@ -28,8 +28,8 @@ pub(crate) struct Adopted {
     pub(crate) lane: LaneKey,
     pub(crate) row: RowId,
     pub(crate) begun: Begun,
-    /// Somebody has asked that it ends.
-    pub(crate) cancelled: bool,
+    /// Somebody has asked that it ends: by a cancel, or by a restart of its process.
+    pub(crate) to_end: bool,
 }
 
 /// Takes up, ends or requeues every run that was going on. Call it before anything starts.
@@ -61,7 +61,7 @@ fn goes_on(node: &Node, message: &Admitted, held: &HeldRun, name: &RunName) -> b
 }
 
 async fn adopt(node: &Node, held: &HeldRun, message: Admitted, loaded: Loaded) -> Result<Adopted, JournalError> {
-    let cancelled = node.journal.cancelled_by(held.row, node.clock.now()).await?.is_some();
+    let to_end = held.to_end || node.journal.cancelled_by(held.row, node.clock.now()).await?.is_some();
     tracing::info!(id = %message.id, attempt = held.attempt, "a command of a former agent is taken up");
     let begun = Begun {
         body: loaded.message.body,
@@ -71,7 +71,7 @@ async fn adopt(node: &Node, held: &HeldRun, message: Admitted, loaded: Loaded) -
         adopted: true,
         message,
     };
-    Ok(Adopted { lane: begun.message.subject.lane_key(), row: held.row, begun, cancelled })
+    Ok(Adopted { lane: begun.message.subject.lane_key(), row: held.row, begun, to_end })
 }
 
 async fn end_processes(held: &HeldRun, name: &RunName) {

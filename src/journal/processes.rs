@@ -6,8 +6,8 @@
 //! ```
 //!
 //! An order is carried out in the transaction that takes its message; its effect on what runs follows from what is kept
-//! here. That a process is stopped outlives the agent, as does the decision to leave. Owns the table of processes. Never
-//! says a word of its own: [`Words`](super::Words) do.
+//! here. That a process is stopped outlives the agent, as do the decision to leave and which tries a restart ends. Owns the
+//! table of processes. Never says a word of its own: [`Words`](super::Words) do.
 
 use super::cancel::Met;
 use super::error::JournalError;
@@ -253,7 +253,7 @@ fn apply(
         Change::Restart => {
             start(connection, &name, now)?;
             note_restart(connection, &name, now)?;
-            let running = running(connection, &name)?;
+            let running = end_running(connection, &name)?;
             let ended = running.len();
             met.extend(running);
             Effect::Restarted { name, ended }
@@ -346,17 +346,23 @@ pub(super) fn note_error(connection: &Connection, name: &str, event: &ErrorEvent
     Ok(())
 }
 
-/// The tries of a process that run.
-fn running(connection: &Connection, name: &str) -> Result<Vec<Met>, JournalError> {
+/// The tries of a process that run; kept as those that are to end, so that a later agent ends what it takes up of them.
+fn end_running(connection: &Connection, name: &str) -> Result<Vec<Met>, JournalError> {
     let mut find = connection.prepare_cached(
         "SELECT m.id, l.kind, l.sender, l.method, l.lane FROM messages m JOIN lanes l ON l.id = m.lane
          WHERE m.phase = 1 AND l.method = ?1 ORDER BY m.id",
     )?;
+    let mut mark = connection.prepare_cached("UPDATE messages SET to_end = attempt WHERE id = ?1")?;
     let mut rows = find.query([name])?;
     let mut running = Vec::new();
     while let Some(row) = rows.next()? {
         if let Some(lane) = lane_at(row, 1)? {
             running.push(Met::ToStop { row: RowId(row.get(0)?), lane });
+        }
+    }
+    for met in &running {
+        if let Met::ToStop { row, .. } = met {
+            mark.execute([row.0])?;
         }
     }
     Ok(running)

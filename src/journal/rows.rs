@@ -24,6 +24,8 @@ pub struct HeldRun {
     pub boot: Option<String>,
     /// When it began.
     pub started_at: Option<Timestamp>,
+    /// An order ends it: a restart of its process.
+    pub to_end: bool,
 }
 
 pub(super) fn stream_number(stream: StreamKind) -> i64 {

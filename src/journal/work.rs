@@ -127,7 +127,8 @@ impl Journal {
         self.writer
             .read(|connection| {
                 let mut statement = connection.prepare(
-                    "SELECT id, attempt, pid, pid_start, boot, started_at FROM messages WHERE phase = 1 ORDER BY id",
+                    "SELECT id, attempt, pid, pid_start, boot, started_at, coalesce(to_end = attempt, 0)
+                     FROM messages WHERE phase = 1 ORDER BY id",
                 )?;
                 let read = |row: &rusqlite::Row<'_>| {
                     let (pid, start): (Option<u32>, Option<i64>) = (row.get(2)?, row.get(3)?);
@@ -139,6 +140,7 @@ impl Journal {
                         process,
                         boot: row.get(4)?,
                         started_at,
+                        to_end: row.get(6)?,
                     })
                 };
                 let runs = statement.query_map([], read)?.collect::<Result<_, _>>()?;

@@ -12,6 +12,8 @@ mod fault;
 mod fixture;
 mod log;
 mod note;
+#[cfg(feature = "kill-points")]
+mod panic;
 mod ping;
 mod process;
 mod shell;
@@ -121,6 +123,8 @@ impl Default for Registry {
                 Arc::new(exec::Exec),
                 Arc::new(log::Log),
                 Arc::new(note::Note),
+                #[cfg(feature = "kill-points")]
+                Arc::new(panic::Panic),
                 Arc::new(ping::Ping),
             ]),
         }

@@ -137,7 +137,7 @@ fn check_allowed(subject: &MsgSubject, body: &[u8], rules: &Rules<'_>) -> Result
     let Some(facts) = facts else {
         return Err(unknown_method(*kind, method.as_str(), rules));
     };
-    let body_facts = (facts.check)(body)?;
+    let body_facts = judged(facts.check, body)?;
     if let Some(whose) = body_facts.whose.filter(|whose| whose != from && !rules.policy.allows_for_others(from)) {
         let text = format!("this node's policy does not allow `{from}` to steer the messages of `{whose}`");
         return Err(RecordError::new(Code::Policy, text));
@@ -149,6 +149,12 @@ fn check_allowed(subject: &MsgSubject, body: &[u8], rules: &Rules<'_>) -> Result
         )),
         _ => Ok(()),
     }
+}
+
+/// What a method says about a body. One whose check panics over it refuses it: no body ends an agent.
+fn judged(check: fn(&[u8]) -> Result<BodyFacts, RecordError>, body: &[u8]) -> Result<BodyFacts, RecordError> {
+    std::panic::catch_unwind(|| check(body))
+        .unwrap_or_else(|_| Err(RecordError::new(Code::BadBody, "the method panicked over the body")))
 }
 
 fn unknown_method(kind: Kind, method: &str, rules: &Rules<'_>) -> RecordError {

@@ -1,23 +1,22 @@
 //! The faults: what dies, when, and for how long; links that fail; disks that run full; clocks that step.
 //!
-//! All of it is rolled beforehand. One task for each thing that can fail carries out its share, brings the thing back
-//! when all is to heal, and watches that nothing ends which nobody killed.
+//! All of it is rolled beforehand. One task for each thing that can fail carries out its share and brings the thing back
+//! when all is to heal; those of processes are in `haunt`.
 
 use super::brokers::Wire;
 use super::dice::Dice;
-use super::harness::{Link, Process, SmallDisk, runner_of};
-use super::history::runner_name;
+use super::harness::{Link, SmallDisk};
 use super::options::Options;
 use super::place::Clock;
-use edgeward::killpoint::{Point, VARIABLE};
-use rustix::process::{Signal, kill_process};
+use edgeward::killpoint::Point;
 use std::collections::BTreeMap;
-use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
+
+/// How the ends by a directive are told among the faults.
+pub const LEFT: &str = "left_by_a_directive";
 
 /// How far a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,8 +54,20 @@ impl Shared {
         *self.tally.lock().unwrap().faults.entry(kind.to_owned()).or_default() += 1;
     }
 
-    fn killed(&self, name: &str) {
-        self.tally.lock().unwrap().kills.entry(name.to_owned()).or_default().push(now());
+    /// Something was killed just now.
+    pub fn killed(&self, name: &str) {
+        self.killed_at(name, SystemTime::now());
+    }
+
+    pub fn killed_at(&self, name: &str, when: SystemTime) {
+        let since = when.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let nanos = i64::try_from(since.as_nanos()).unwrap();
+        self.tally.lock().unwrap().kills.entry(name.to_owned()).or_default().push(nanos);
+    }
+
+    /// A process died at this point.
+    pub fn died_at(&self, point: Point) {
+        *self.tally.lock().unwrap().points.entry(point.as_str().to_owned()).or_default() += 1;
     }
 
     pub fn reached(&self, stage: Stage) -> impl Future<Output = ()> + Send + use<> {
@@ -75,11 +86,6 @@ impl Shared {
             }
         }
     }
-}
-
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    i64::try_from(since.as_nanos()).unwrap()
 }
 
 /// A way to die.
@@ -127,7 +133,11 @@ impl Plan {
         }
         let mut all_hubs = vec![Vec::new(); hubs];
         for when in dice.moments(options.hub_kills, span) {
-            let at = (with_points && dice.percent(40)).then(|| (Point::HUB[0], 1 + dice.below(40)));
+            let at = (with_points && dice.percent(50)).then(|| {
+                point += 1;
+                let steps = if options.joins > 0 { &Point::HUB[..] } else { &Point::HUB[..1] };
+                at_point(steps[point % steps.len()], &mut dice)
+            });
             all_hubs[dice.below(hubs)].push(Kill { when, at, down: down(&mut dice) });
         }
         let moments = dice.moments(options.broker_kills, span);
@@ -145,9 +155,19 @@ impl Plan {
         }
         let mut dice = Dice::new(options.seed, "runners");
         let mut runners = vec![Vec::new(); options.nodes];
+        let mut point = dice.below(Point::RUNNER.len());
         for when in dice.moments(options.runner_kills, span) {
-            runners[dice.below(options.nodes)].push(when);
+            let node = dice.below(options.nodes);
+            if with_points && dice.percent(50) {
+                // An armed runner is the child of an armed agent.
+                point += 1;
+                let at = Some((Point::RUNNER[point % Point::RUNNER.len()], 1 + dice.below(8)));
+                agents[node].push(Kill { when, at, down: down(&mut dice) });
+            } else {
+                runners[node].push(when);
+            }
         }
+        agents.iter_mut().for_each(|kills| kills.sort_by_key(|kill| kill.when));
         Plan { agents, runners, hubs: all_hubs, broker, links: all_links }
     }
 }
@@ -160,110 +180,13 @@ fn down(dice: &mut Dice) -> Duration {
 fn at_point(point: Point, dice: &mut Dice) -> (Point, usize) {
     let times = match point {
         Point::Recovered | Point::Claimed | Point::Accepted | Point::ResultWritten => 1,
+        Point::Directed | Point::Obeyed | Point::Left => 1,
+        Point::Planned | Point::Filtered | Point::Marked | Point::MarksKnown | Point::Drained => 1,
         Point::Beat | Point::TryAgain => 1 + dice.below(3),
+        Point::Settled => 1 + dice.below(40),
         _ => 1 + dice.below(5),
     };
     (point, times)
-}
-
-/// How often a process is looked at.
-const LOOK: Duration = Duration::from_millis(20);
-
-/// Carries out the kills of an agent or a hub, and gives it back, running, when all is over. `excuse` tells whether it
-/// may end by itself just now.
-pub async fn haunt(
-    name: String,
-    mut process: Process,
-    kills: Vec<Kill>,
-    shared: Shared,
-    excuse: impl Fn() -> bool,
-) -> Process {
-    let kind = if name.starts_with("hub") { "hub_kill" } else { "agent_kill" };
-    let mut armed: Option<Point> = None;
-    for kill in kills {
-        let due = shared.wait(kill.when);
-        tokio::pin!(due);
-        let go_on = loop {
-            tokio::select! {
-                go_on = &mut due => break go_on,
-                () = sleep(LOOK) => watch_over(&name, &mut process, &mut armed, &shared, &excuse).await,
-            }
-        };
-        if !go_on {
-            break;
-        }
-        process.kill();
-        shared.killed(&name);
-        shared.count(kind);
-        sleep(kill.down).await;
-        armed = kill.at.map(|(point, _)| point);
-        let arming = kill.at.map(|(point, times)| format!("{}:{times}", point.as_str()));
-        process.set_env(VARIABLE, arming.as_deref().unwrap_or(""));
-        process.start();
-    }
-    while *shared.stage.borrow() < Stage::Rest {
-        watch_over(&name, &mut process, &mut armed, &shared, &excuse).await;
-        sleep(LOOK).await;
-    }
-    if armed.take().is_some() {
-        process.set_env(VARIABLE, "");
-        process.kill();
-        shared.killed(&name);
-        process.start();
-    }
-    while *shared.stage.borrow() < Stage::Over {
-        watch_over(&name, &mut process, &mut armed, &shared, &excuse).await;
-        sleep(LOOK).await;
-    }
-    process
-}
-
-/// Kills the runner of a node now and then, where it has one just then. Who needs it starts another.
-pub async fn orphan(node: String, state_dir: PathBuf, kills: Vec<Duration>, shared: Shared) {
-    for when in kills {
-        if !shared.wait(when).await {
-            return;
-        }
-        if runner_of(&state_dir).is_some_and(|runner| kill_process(runner, Signal::KILL).is_ok()) {
-            shared.killed(&runner_name(&node));
-            shared.count("runner_kill");
-        }
-    }
-}
-
-/// Starts a process again that died at its point; notes one that ended otherwise.
-async fn watch_over(
-    name: &str,
-    process: &mut Process,
-    armed: &mut Option<Point>,
-    shared: &Shared,
-    excuse: &impl Fn() -> bool,
-) {
-    const ABORT: i32 = 6;
-    if process.is_running() {
-        return;
-    }
-    let status = process.exited(Duration::from_secs(1)).await;
-    shared.killed(name);
-    match armed.take() {
-        Some(point) if status.signal() == Some(ABORT) => {
-            *shared.tally.lock().unwrap().points.entry(point.as_str().to_owned()).or_default() += 1;
-            shared.count(if name.starts_with("hub") { "hub_kill" } else { "agent_kill" });
-        }
-        _ if excuse() => {
-            shared.count("ended_on_a_full_disk");
-            sleep(Duration::from_millis(500)).await;
-        }
-        _ => {
-            let words: Vec<String> = process.stderr().lines().rev().take(5).map(str::to_owned).collect();
-            let text = format!("{name}: {status}; {}", words.into_iter().rev().collect::<Vec<_>>().join(" | "));
-            eprintln!("{text}");
-            shared.tally.lock().unwrap().fallen.push(text);
-            sleep(Duration::from_millis(500)).await;
-        }
-    }
-    process.set_env(VARIABLE, "");
-    process.start();
 }
 
 /// Carries out the faults of one link, and heals it.

@@ -5,9 +5,11 @@
 
 #[path = "cancels.rs"]
 mod cancels;
+#[path = "outputs.rs"]
+mod outputs;
 
 use super::history::{At, Class, Expect, History, Mark, Record, Sent, Stored, Stream, runner_name};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 /// A broken promise.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +27,8 @@ const KILL_SLACK: i64 = 2_000_000_000;
 
 /// All that is wrong with a history.
 pub fn check(history: &History) -> Vec<Violation> {
-    let mut check = Check::new(history);
+    let history = history.by_member();
+    let mut check = Check::new(&history);
     check.what_was_sent_is_stored_once();
     check.every_message_has_one_fate();
     check.fates_are_those_that_were_meant();
@@ -36,6 +39,7 @@ pub fn check(history: &History) -> Vec<Violation> {
     check.logs_are_whole();
     check.journals_agree();
     check.results_came_back();
+    check.none_left_unasked();
     for text in &history.fallen {
         check.found("a process ended by itself", "", text.clone());
     }
@@ -49,6 +53,7 @@ struct Check<'a> {
     /// Copies, with their originals.
     copies: BTreeMap<At, At>,
     terminal: BTreeMap<At, Vec<&'a Record>>,
+    kills: BTreeMap<String, Vec<i64>>,
     violations: Vec<Violation>,
 }
 
@@ -63,6 +68,7 @@ impl<'a> Check<'a> {
             sent: history.sent.iter().map(|sent| ((sent.from.as_str(), sent.id.as_str()), sent)).collect(),
             stored: history.stored.iter().map(|stored| (stored.at, stored)).collect(),
             copies: history.originals(),
+            kills: ends_by_kill(history, &terminal),
             terminal,
             violations: Vec::new(),
         }
@@ -84,8 +90,8 @@ impl<'a> Check<'a> {
         self.terminal.get(&at).and_then(|records| records.first()).copied()
     }
 
-    fn kills(&self, node: &str) -> &'a [i64] {
-        self.history.kills.get(node).map_or(&[], Vec::as_slice)
+    fn kills(&self, node: &str) -> &[i64] {
+        self.kills.get(node).map_or(&[], Vec::as_slice)
     }
 
     /// Events run in the agent, commands in its runner: whose kill excuses an `interrupted`, or another try where the message
@@ -97,7 +103,11 @@ impl<'a> Check<'a> {
     fn what_was_sent_is_stored_once(&mut self) {
         let mut places: HashMap<(&str, &str), Vec<At>> = HashMap::new();
         for stored in self.stored.values() {
-            places.entry((&stored.from, &stored.id)).or_default().push(stored.at);
+            let places = places.entry((&stored.from, &stored.id)).or_default();
+            // One to a group is stored once, however many it is for.
+            if places.last() != Some(&stored.at.whole()) {
+                places.push(stored.at.whole());
+            }
         }
         for sent in &self.history.sent {
             let none = Vec::new();
@@ -174,10 +184,13 @@ impl<'a> Check<'a> {
                 }
                 continue;
             };
+            // A group that nobody was in.
+            let is_nobodys = stored.to.starts_with('@') && record.state == "undeliverable";
             let may_crash = sent.rerun && !self.kills(&Self::where_it_runs(stored)).is_empty();
             if record.state == "interrupted" && !sent.rerun {
                 self.is_interrupted_by_a_kill(stored, record);
             } else if !(is_own_end(sent, record, is_last_try, may_crash)
+                || is_nobodys
                 || record.state == "cancelled" && !asked.is_empty())
             {
                 let Record { state, code, attempt, .. } = record;
@@ -270,68 +283,6 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// What a record says is what the file says.
-    fn outputs_are_true(&mut self) {
-        let mut ends: HashMap<(&str, &str, u32), &Mark> = HashMap::new();
-        for (node, marks) in &self.history.marks {
-            ends.extend(marks.iter().filter(|m| m.is_end).map(|m| ((node.as_str(), m.id.as_str(), m.attempt), m)));
-        }
-        for (stored, sent) in self.originals() {
-            let (Some(record), Some(sent)) = (self.fate(stored.at), sent) else { continue };
-            if stored.kind != "command" || !matches!(&*record.state, "succeeded" | "failed") {
-                continue;
-            }
-            let Some(end) = ends.get(&(&*stored.to, &*stored.id, record.attempt)) else {
-                let text = format!("{} at attempt {}, which never came to its end", record.state, record.attempt);
-                self.found("a wrong output", &stored.id, text);
-                continue;
-            };
-            let line = format!("{} {} {}\n", end.id, end.attempt, end.pid);
-            let size = line.len() as u64 + sent.extra_output;
-            let is_whole = sent.extra_output > 0 || record.stdout == line.as_bytes();
-            if !record.stdout.starts_with(line.as_bytes()) || !is_whole || record.stdout_bytes != size {
-                let got = String::from_utf8_lossy(&record.stdout[..record.stdout.len().min(100)]).into_owned();
-                let text = format!("{got:?} of {} bytes, the file says {line:?} of {size}", record.stdout_bytes);
-                self.found("a wrong output", &stored.id, text);
-            }
-        }
-    }
-
-    fn logs_are_whole(&mut self) {
-        let events: Vec<(&Stored, Option<&Sent>)> =
-            self.originals().into_iter().filter(|(stored, _)| stored.kind == "event").collect();
-        let places: HashMap<(&str, &str), &Stored> =
-            events.iter().map(|(stored, _)| ((stored.to.as_str(), stored.id.as_str()), *stored)).collect();
-        for (node, lines) in &self.history.logs {
-            let mut seen: BTreeSet<&str> = BTreeSet::new();
-            let mut last: HashMap<(&str, &str), &Stored> = HashMap::new();
-            for line in lines {
-                let Some(stored) = places.get(&(node, &line.id)) else {
-                    self.found("logged out of nowhere", &line.id, format!("on {node}"));
-                    continue;
-                };
-                if !seen.insert(&line.id) {
-                    self.found("logged twice", &line.id, format!("on {node}"));
-                }
-                let before = last.insert((&line.from, &line.file), stored);
-                if let Some(before) = before.filter(|before| before.at > stored.at) {
-                    self.found("out of order", &line.id, format!("logged after {} on {node}", before.id));
-                }
-            }
-        }
-        for (stored, _) in events {
-            let Some(record) = self.fate(stored.at) else { continue };
-            let lines = self.history.logs.get(&stored.to);
-            let is_logged = lines.is_some_and(|lines| lines.iter().any(|line| line.id == stored.id));
-            if record.state == "succeeded" && !is_logged {
-                self.found("a wrong output", &stored.id, "succeeded, but it is in no log");
-            }
-            if record.attempt == 0 && is_logged {
-                self.found("ran although it was not to", &stored.id, format!("{}, but it is logged", record.state));
-            }
-        }
-    }
-
     fn journals_agree(&mut self) {
         for (node, rows) in &self.history.journals {
             let by_place: BTreeMap<At, &str> = rows.iter().map(|row| (row.at, row.state.as_str())).collect();
@@ -356,6 +307,16 @@ impl<'a> Check<'a> {
         }
     }
 
+    fn none_left_unasked(&mut self) {
+        let is_directive = |stored: &&&Stored| stored.kind == "control" && stored.method == "directive";
+        let answers = self.stored.values().filter(is_directive).filter_map(|stored| self.fate(stored.at));
+        let asked = answers.filter(|record| record.stdout == b"the agent ends\n").count();
+        if self.history.left > asked {
+            let text = format!("{} times, asked for {asked} times", self.history.left);
+            self.found("an agent left unasked", "", text);
+        }
+    }
+
     fn results_came_back(&mut self) {
         for (stored, _) in self.originals() {
             if stored.at.stream == Stream::Events || !self.history.owes_result(stored, &self.copies) {
@@ -371,6 +332,16 @@ impl<'a> Check<'a> {
             }
         }
     }
+}
+
+/// When what runs on a node was ended: by a kill of where it runs, or by an order to restart its process.
+fn ends_by_kill(history: &History, terminal: &BTreeMap<At, Vec<&Record>>) -> BTreeMap<String, Vec<i64>> {
+    let mut kills = history.kills.clone();
+    for order in history.stored.iter().filter(|stored| stored.kind == "control" && stored.method == "restart") {
+        let obeyed = terminal.get(&order.at).into_iter().flatten().filter_map(|record| record.finished);
+        kills.entry(runner_name(&order.to)).or_default().extend(obeyed);
+    }
+    kills
 }
 
 /// True where a message may end like this by itself, although nothing interrupted it. `is_last_try`: it was cancelled as it
@@ -389,5 +360,6 @@ fn is_own_end(sent: &Sent, record: &Record, is_last_try: bool, may_crash: bool) 
         Expect::StartBy => matches!(state, "succeeded" | "expired"),
         Expect::Refused(code) => state == "refused" && record.code == *code,
         Expect::NoNode => state == "undeliverable",
+        Expect::Order => matches!(state, "succeeded" | "failed"),
     }
 }

@@ -61,8 +61,15 @@ fn stored(stream: Stream, message: &RawMessage) -> Stored {
     let lane = tokens.collect::<Vec<_>>().join(".");
     let short = if stream == Stream::Commands { "s" } else { "e" };
     let id = message.headers.get("Fleet-Id").map_or_else(|| format!("{short}{}", message.seq.0), str::to_owned);
-    let at = At { stream, seq: message.seq.0 };
-    Stored { at, subject: message.subject.clone(), to, kind, from, method, lane, id }
+    let at = At::new(stream, message.seq.0);
+    let mark = (method == "member").then(|| mark(&message.body)).flatten();
+    Stored { at, subject: message.subject.clone(), to, kind, from, method, lane, id, mark }
+}
+
+fn mark(body: &[u8]) -> Option<(bool, String)> {
+    let value: Value = serde_json::from_slice(body).ok()?;
+    let group = |verb: &str| value[verb].as_str().map(str::to_owned);
+    group("join").map(|group| (true, group)).or_else(|| group("leave").map(|group| (false, group)))
 }
 
 fn record(message: &RawMessage) -> Record {
@@ -78,7 +85,7 @@ fn record(message: &RawMessage) -> Record {
     Record {
         class,
         subject: message.subject.clone(),
-        about: At { stream: stream_named(&text("stream")), seq: number("seq") },
+        about: At::new(stream_named(&text("stream")), number("seq")),
         state: text("state"),
         code: value["error"]["code"].as_str().unwrap_or_default().to_owned(),
         exit_code: value["exit_code"].as_i64(),
@@ -101,7 +108,7 @@ pub fn results(state: &Path) -> Vec<(At, String)> {
     let read = |line: &str| {
         let value: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{}: {e}: {line}", state.display()));
         let stream = stream_named(value["stream"].as_str().unwrap_or_default());
-        let at = At { stream, seq: value["seq"].as_u64().unwrap_or(0) };
+        let at = At::new(stream, value["seq"].as_u64().unwrap_or(0));
         (at, value["state"].as_str().unwrap_or_default().to_owned())
     };
     // A last line without its end is being written.
@@ -151,7 +158,7 @@ pub fn journal(state: &Path) -> Result<(Vec<Row>, Vec<String>), rusqlite::Error>
     let mut rows = journal.prepare("SELECT stream, seq, phase, coalesce(state, '') FROM messages ORDER BY id")?;
     let rows = rows.query_map([], |row| {
         let stream = if row.get::<_, i64>(0)? == 0 { Stream::Commands } else { Stream::Events };
-        let at = At { stream, seq: row.get::<_, i64>(1)?.unsigned_abs() };
+        let at = At::new(stream, row.get::<_, i64>(1)?.unsigned_abs());
         Ok(Row { at, is_finished: row.get::<_, i64>(2)? == 3, state: row.get(3)? })
     })?;
     let rows = rows.collect::<Result<Vec<_>, _>>()?;

@@ -2,6 +2,9 @@
 //!
 //! Read from outside and independent of edgeward's own types, so that an error in those cannot hide itself. Never judges.
 
+#[path = "members.rs"]
+mod members;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A message stream.
@@ -16,6 +19,8 @@ pub enum Stream {
 pub struct At {
     pub stream: Stream,
     pub seq: u64,
+    /// Which node of those that a group's message went to; 0 for the message itself.
+    pub member: u32,
 }
 
 /// What is to become of a message where nothing dies.
@@ -35,6 +40,8 @@ pub enum Expect {
     Refused(&'static str),
     /// No node is there to answer.
     NoNode,
+    /// A directive: carried out, or about an error that the node does not know any more.
+    Order,
 }
 
 /// A message as it was meant; `id` is its token everywhere.
@@ -70,6 +77,8 @@ pub struct Stored {
     pub method: String,
     pub lane: String,
     pub id: String,
+    /// That a node joins (true) or leaves this group, where it says so.
+    pub mark: Option<(bool, String)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,6 +150,8 @@ pub struct History {
     pub kills: BTreeMap<String, Vec<i64>>,
     /// Processes that ended although nobody killed them.
     pub fallen: Vec<String>,
+    /// How often an agent ended by a directive.
+    pub left: usize,
 }
 
 impl History {
@@ -162,6 +173,10 @@ impl History {
 
     /// What is still to come: messages without a fate, results that have not come back.
     pub fn open(&self) -> Vec<String> {
+        self.by_member().open_of_all()
+    }
+
+    fn open_of_all(&self) -> Vec<String> {
         let copies = self.originals();
         let of = |class: Class| -> BTreeSet<At> {
             self.records.iter().filter(|r| r.class == class).map(|r| r.about).collect()

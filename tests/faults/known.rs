@@ -4,7 +4,11 @@ use super::options::Options;
 
 /// The runs, oldest first; how they tell of themselves is as given.
 pub fn runs(given: &Options) -> Vec<Options> {
-    let run = |seed: u64, seconds: u64| Options { known: true, ..tell_as(given, Options::new(seed, seconds)) };
+    let run = |seed: u64, seconds: u64| {
+        let usual = tell_as(given, Options::new(seed, seconds));
+        // Nobody gave orders then, nobody was in a group, and no runner died.
+        Options { known: true, runner_kills: 0, orders: 0, joins: 0, ..usual }
+    };
     vec![
         // A message that was taken while the one before it ended was forgotten, and ran after later ones: no faults needed.
         Options { messages: 400, agent_kills: 0, hub_kills: 0, broker_kills: 0, link_faults: 0, ..run(1, 20) },

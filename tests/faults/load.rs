@@ -4,6 +4,7 @@
 //! second says. Sending goes on until the broker says that a message is stored.
 
 use super::dice::Dice;
+use super::groups;
 use super::history::{At, Expect, Sent, Stream};
 use super::options::Options;
 use edgeward::broker::{Broker, Outgoing, PublishError};
@@ -58,6 +59,7 @@ pub fn plan(options: &Options, files: &dyn Fn(&str) -> String) -> Vec<Planned> {
             [Some(planned), cancel].into_iter().flatten()
         })
         .collect();
+    planned.extend(groups::plan(options, files));
     planned.sort_by_key(|one| one.when);
     planned
 }
@@ -79,9 +81,10 @@ fn message(
     }
 }
 
-fn base(id: String, from: &str, to: &str, when: Duration, subject: String) -> Planned {
-    let sent = Sent {
-        id: id.clone(),
+/// One that is to end well at its first try.
+pub fn sent(id: String, from: &str, to: &str) -> Sent {
+    Sent {
+        id,
         from: from.to_owned(),
         to: to.to_owned(),
         expect: Expect::Success,
@@ -92,7 +95,11 @@ fn base(id: String, from: &str, to: &str, when: Duration, subject: String) -> Pl
         copies: 1,
         confirmed: Vec::new(),
         taken_from_file: false,
-    };
+    }
+}
+
+fn base(id: String, from: &str, to: &str, when: Duration, subject: String) -> Planned {
+    let sent = sent(id.clone(), from, to);
     let headers = vec![("Fleet-Id", id)];
     Planned { when, sent, subject, headers, body: Vec::new(), in_file: None, repeated: false }
 }
@@ -101,7 +108,7 @@ fn lane(dice: &mut Dice) -> &'static str {
     dice.pick(&["", "", ".a", ".b", ".c"])
 }
 
-fn event(dice: &mut Dice, id: String, when: Duration, to: &str) -> Planned {
+pub fn event(dice: &mut Dice, id: String, when: Duration, to: &str) -> Planned {
     let from = dice.pick(&OPERATORS);
     let subject = format!("fleet.msg.{to}.event.{from}.log{}", lane(dice));
     let mut planned = base(id, from, to, when, subject);
@@ -125,7 +132,7 @@ fn pause(dice: &mut Dice) -> &'static str {
     dice.pick(&["", "", "", "", "", "", "sleep 0.05", "sleep 0.2", "sleep 0.6", "sleep 1.4"])
 }
 
-fn command(dice: &mut Dice, id: String, when: Duration, to: &str, file: &str) -> Planned {
+pub fn command(dice: &mut Dice, id: String, when: Duration, to: &str, file: &str) -> Planned {
     let from = dice.pick(&OPERATORS);
     let subject = format!("fleet.msg.{to}.command.{from}.shell{}", lane(dice));
     let mut planned = base(id.clone(), from, to, when, subject);
@@ -262,12 +269,13 @@ pub async fn operate(broker: Broker, mine: Vec<Planned>, start: Instant, give_up
     }
 }
 
-async fn publish(broker: &Broker, message: &Outgoing, give_up: Instant) -> Option<At> {
+/// Publishes until the broker says that it is stored.
+pub async fn publish(broker: &Broker, message: &Outgoing, give_up: Instant) -> Option<At> {
     while Instant::now() < give_up {
         match broker.publish(message, PUBLISH).await {
             Ok(stored) => {
                 let stream = if stored.stream.ends_with("EVENTS") { Stream::Events } else { Stream::Commands };
-                return Some(At { stream, seq: stored.seq.0 });
+                return Some(At::new(stream, stored.seq.0));
             }
             Err(error @ (PublishError::TooLarge { .. } | PublishError::Unsendable(_))) => {
                 panic!("{}: {error}", message.subject)

@@ -11,12 +11,15 @@ mod chaos;
 mod check;
 mod dice;
 mod gather;
+mod groups;
 #[path = "../it/harness/mod.rs"]
 mod harness;
+mod haunt;
 mod history;
 mod known;
 mod load;
 mod options;
+mod orders;
 mod place;
 mod report;
 mod world;

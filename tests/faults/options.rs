@@ -12,8 +12,10 @@ cargo test --release --features kill-points --test faults -- [options]
   --messages N        how many messages are sent (25 a second)
   --nodes N           agents (4)
   --agent-kills N     kills of agents, half of them at named points (one in 2 s)
-  --runner-kills N    kills of what runs the agents' commands, each of which excuses an `interrupted` (0)
-  --hub-kills N       kills of hubs (one in 8 s)
+  --runner-kills N    kills of what runs the agents' commands, half of them at named points (one in 15 s)
+  --orders N          orders about processes and directives, beside those over which an agent is to die (one in 3 s)
+  --joins N           changes of a node's groups, and messages to these (one in 3 s)
+  --hub-kills N       kills of hubs, half of them at named points (one in 8 s)
   --broker-kills N    kills of the broker (one in 10 s)
   --cluster           the broker is three servers; a kill is of one of them, which comes back with its disk or without
   --link-faults N     links cut, stalled, deaf or slow (one in 3 s)
@@ -34,6 +36,8 @@ pub struct Options {
     pub nodes: usize,
     pub agent_kills: usize,
     pub runner_kills: usize,
+    pub orders: usize,
+    pub joins: usize,
     pub hub_kills: usize,
     pub broker_kills: usize,
     pub link_faults: usize,
@@ -61,7 +65,9 @@ impl Options {
             messages: one_in(1) * 25,
             nodes: 4,
             agent_kills: one_in(2),
-            runner_kills: 0,
+            runner_kills: one_in(15),
+            orders: one_in(3),
+            joins: one_in(3),
             hub_kills: one_in(8),
             broker_kills: one_in(10),
             link_faults: one_in(3),
@@ -100,6 +106,8 @@ impl Options {
             nodes: size("--nodes", usual.nodes)?.max(2),
             agent_kills: size("--agent-kills", usual.agent_kills)?,
             runner_kills: size("--runner-kills", usual.runner_kills)?,
+            orders: size("--orders", usual.orders)?,
+            joins: size("--joins", usual.joins)?,
             hub_kills: size("--hub-kills", usual.hub_kills)?,
             broker_kills: size("--broker-kills", usual.broker_kills)?,
             link_faults: size("--link-faults", usual.link_faults)?,

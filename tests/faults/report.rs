@@ -40,9 +40,11 @@ pub fn report(
     }
     let points: BTreeMap<&str, usize> = Point::AGENT
         .iter()
+        .chain(&Point::RUNNER)
         .chain(&Point::HUB)
         .map(|point| (point.as_str(), tally.points.get(point.as_str()).copied().unwrap_or(0)))
         .collect();
+    let orders = ["stop", "start", "restart", "directive"].map(|verb| answers(history, verb));
     let of_kind = |kind: &str| history.stored.iter().filter(|stored| stored.kind == kind).count();
     let starts = history.marks.values().flatten().filter(|mark| !mark.is_end).count();
     let mut told: Vec<&str> = violations.iter().map(|one| one.id.as_str()).filter(|id| !id.is_empty()).collect();
@@ -65,8 +67,10 @@ pub fn report(
             "commands": of_kind("command"),
             "events": of_kind("event"),
             "control": of_kind("control"),
+            "to_groups": history.stored.iter().filter(|stored| stored.to.starts_with('@')).count(),
             "copies": history.originals().len(),
-            "cancels": cancels(history),
+            "cancels": answers(history, "cancel"),
+            "orders": orders,
             "starts_of_commands": starts,
         },
         "records": states,
@@ -79,9 +83,9 @@ pub fn report(
     })
 }
 
-/// What cancels met, and how often.
-fn cancels(history: &History) -> BTreeMap<String, usize> {
-    let stored = history.stored.iter().filter(|stored| stored.kind == "control" && stored.method == "cancel");
+/// What nodes said that they did about these, and how often.
+fn answers(history: &History, verb: &str) -> BTreeMap<String, usize> {
+    let stored = history.stored.iter().filter(|stored| stored.kind == "control" && stored.method == verb);
     let places: BTreeSet<At> = stored.map(|stored| stored.at).collect();
     let mut met: BTreeMap<String, usize> = BTreeMap::new();
     for record in history.records.iter().filter(|r| r.class == Class::Terminal && places.contains(&r.about)) {

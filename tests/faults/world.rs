@@ -4,10 +4,13 @@ use super::brokers::{self, Brokers, Wire};
 use super::chaos::{self, Plan, Shared, Stage, Tally};
 use super::check::{Violation, check};
 use super::gather::{self, Reader};
+use super::groups;
 use super::harness::{Process, SOON, SmallDisk, wait_until};
+use super::haunt::{self, Haunted};
 use super::history::History;
 use super::load::{self, Ledger, OPERATORS, Planned};
 use super::options::Options;
+use super::orders;
 use super::place::Clock;
 use super::report::{Took, report};
 use edgeward::broker::{Access, Broker, ConnectOptions};
@@ -72,6 +75,8 @@ impl World {
             Some(filter) => process.env("EDGEWARD_LOG", filter),
             None => process,
         };
+        let rules = folder.path().join("edgeward.toml");
+        std::fs::write(&rules, orders::RULES).unwrap();
         let mut places = Vec::new();
         let mut agents = Vec::new();
         for (at, name) in options.node_names().into_iter().enumerate() {
@@ -83,6 +88,7 @@ impl World {
             for (variable, value) in place.clock.iter().flat_map(|clock| clock.environment()) {
                 agent.set_env(variable, &value);
             }
+            agent.set_env("EDGEWARD_CONFIG", &rules.display().to_string());
             place.file = folder.path().join(&name);
             agent.start();
             agents.push(agent);
@@ -117,7 +123,10 @@ impl World {
         let senders = self.senders(start, give_up, &ledger).await;
         let World { options, places, agents, hubs, links, brokers, direct, folder } = self;
         let plan = Plan::roll(&options, HUBS, links.len());
-        let mut faults: Vec<JoinHandle<()>> = Vec::new();
+        let giving =
+            orders::give(options.clone(), plan.clone(), direct.clone(), shared.clone(), give_up, Arc::clone(&ledger));
+        let joining = groups::change(options.clone(), direct.clone(), shared.clone(), give_up);
+        let mut faults: Vec<JoinHandle<()>> = vec![tokio::spawn(giving), tokio::spawn(joining)];
         for (link, bad) in links.iter().zip(plan.links) {
             faults.push(tokio::spawn(chaos::spoil(Arc::clone(link), bad, shared.clone())));
         }
@@ -133,19 +142,22 @@ impl World {
         let mut haunted = Vec::new();
         for (place, kills) in places.iter().zip(plan.runners) {
             let (name, state) = (place.name.clone(), place.state.clone());
-            faults.push(tokio::spawn(chaos::orphan(name, state, kills, shared.clone())));
+            faults.push(tokio::spawn(haunt::orphan(name, state, kills, shared.clone())));
         }
         for ((place, agent), kills) in places.iter().zip(agents).zip(plan.agents) {
             let disk = place.disk.clone();
             let excuse = move || disk.as_ref().is_some_and(|disk| disk.was_full(Duration::from_secs(5)));
-            haunted.push(spawn_local(chaos::haunt(place.name.clone(), agent, kills, shared.clone(), excuse)));
+            let state = Some(place.state.clone());
+            let haunted_one = Haunted::new(place.name.clone(), agent, state, shared.clone(), excuse);
+            haunted.push(spawn_local(haunted_one.haunt(kills)));
         }
         let hubs: Vec<_> = hubs
             .into_iter()
             .zip(plan.hubs)
             .enumerate()
             .map(|(at, (hub, kills))| {
-                spawn_local(chaos::haunt(format!("hub{at}"), hub, kills, shared.clone(), || false))
+                let hub = Haunted::new(format!("hub{at}"), hub, None, shared.clone(), || false);
+                spawn_local(hub.haunt(kills))
             })
             .collect();
         sleep(options.duration()).await;
@@ -174,6 +186,7 @@ impl World {
         let hubs = all(hubs).await;
         drop((hubs, brokers));
         let tally = shared.tally.lock().unwrap();
+        history.left = tally.faults.get(chaos::LEFT).copied().unwrap_or(0);
         history.sent = ledger.lock().unwrap().clone();
         history.kills.clone_from(&tally.kills);
         history.fallen.extend(tally.fallen.iter().cloned());
@@ -262,6 +275,7 @@ async fn unsettled(places: &[Place], direct: &Broker) -> Option<String> {
         let name = &place.name;
         match status(direct, name).await {
             Err(error) => return Some(format!("{name}: {error}")),
+            Ok(status) if status.stopped == Some(true) => return Some(format!("{name} has left")),
             Ok(status) if status.outbox != Some(0) => return Some(format!("{name} has {:?} to tell", status.outbox)),
             Ok(_) if !load::is_free(&place.state) => return Some(format!("{name} has not read its inmsg.txt")),
             Ok(_) => {}

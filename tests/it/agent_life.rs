@@ -1,6 +1,6 @@
 //! An agent's life: starts that cannot be, stops, kills, and work without a link.
 
-use crate::harness::{Fleet, Process, SOON, wait_until};
+use crate::harness::{Fleet, Process, SOON, lines, wait_until};
 use edgeward::broker::From;
 use edgeward::model::id::StreamSeq;
 use edgeward::model::state::State;
@@ -10,10 +10,6 @@ use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
-
-fn lines(path: &Path) -> Vec<String> {
-    fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
-}
 
 async fn has_line(path: &Path, line: &str) {
     wait_until(SOON, format!("the line {line}"), async || {

@@ -79,6 +79,25 @@ async fn an_older_store_put_back_under_a_living_agent() {
     told_once(&ship, "published again").await;
 }
 
+/// The agent dies once what it found is kept: the next one follows from it all that follows.
+#[cfg(feature = "kill-points")]
+#[tokio::test]
+async fn an_older_store_put_back_over_which_an_agent_dies() {
+    use edgeward::killpoint::{Point, VARIABLE};
+    use std::os::unix::process::ExitStatusExt;
+    let mut ship = Ship::start().await;
+    put_back(&mut ship, false).await;
+    let agent = ship.fleet.agent("ship1");
+    agent.set_env(VARIABLE, &format!("{}:1", Point::StreamChanged.as_str()));
+    agent.start();
+    assert_eq!(agent.exited(SOON).await.signal(), Some(6));
+    agent.set_env(VARIABLE, "");
+    ship.fleet.start_agent("ship1").await;
+    ship.send(1).await;
+    ship.all_ran().await;
+    told_once(&ship, "published again").await;
+}
+
 #[tokio::test]
 async fn an_older_store_that_has_grown_past_the_position_since() {
     let mut ship = Ship::start().await;

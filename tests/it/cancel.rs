@@ -1,55 +1,11 @@
 //! Cancel: what is queued never starts, what runs is stopped, what comes later does not begin, and every cancel says what
 //! it did.
 
-use super::harness::{Cli, Fleet, SOON, wait_until};
+use super::harness::{Cli, Fleet, Marks, SOON, gone, wait_until};
 use edgeward::model::record::Record;
 use edgeward::model::state::State;
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Signal, kill_process, test_kill_process};
 use std::fs;
-use std::path::{Path, PathBuf};
-use tempfile::TempDir;
-
-/// A place for files that commands write.
-struct Marks(TempDir);
-
-impl Marks {
-    fn new() -> Marks {
-        Marks(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// A script that says that it has begun, with its pid, and then takes long.
-    fn long(&self, name: &str) -> String {
-        let path = self.path(name);
-        format!("echo said; echo $$ > {0}.new; mv {0}.new {0}; sleep 1000", path.display())
-    }
-
-    /// A script that says that it ran.
-    fn touch(&self, name: &str) -> String {
-        format!("touch {}", self.path(name).display())
-    }
-
-    /// The pid of a long script, once it has begun.
-    async fn pid(&self, name: &str) -> Pid {
-        let path = self.path(name);
-        wait_until(SOON, format!("`{name}` to begin"), async || pid_in(&path)).await
-    }
-
-    fn ran(&self, name: &str) -> bool {
-        self.path(name).exists()
-    }
-}
-
-fn pid_in(path: &Path) -> Option<Pid> {
-    Pid::from_raw(fs::read_to_string(path).ok()?.trim().parse().ok()?)
-}
-
-async fn gone(pid: Pid) {
-    wait_until(SOON, format!("the end of {pid:?}"), async || test_kill_process(pid).is_err()).await;
-}
 
 /// Cancels as the plain `nats` CLI would, and waits for what the node says it did.
 async fn cancel(fleet: &Fleet, node: &str, from: &str, body: &str) -> Record {

@@ -1,84 +1,20 @@
 //! Where a control group is handed over to the agent, what hides from its environment, its session and its parents is
 //! found and ended, too.
 
-use crate::harness::{Fleet, SOON, wait_until};
+use crate::harness::{Fleet, Group, SOON, gone, wait_until};
 use edgeward::model::state::State;
-use rustix::fs::{XattrFlags, setxattr};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::Path;
 
 const SHELL: &str = "fleet.msg.ship1.command.ops.shell";
-
-/// A group that is handed over, as `Delegate=yes` does it.
-struct Group(PathBuf);
-
-impl Group {
-    /// None, and said aloud, where this machine gives none.
-    fn make(name: &str) -> Option<Group> {
-        let mounts = fs::read_to_string("/proc/mounts").unwrap();
-        let made = mounts.lines().find_map(|mount| {
-            let mut words = mount.split(' ').skip(1);
-            let (point, kind) = (words.next()?, words.next()?);
-            let folder = Path::new(point).join(format!("edgeward-test-{name}-{}", std::process::id()));
-            (kind == "cgroup2" && fs::create_dir(&folder).is_ok()).then(|| Group(folder))
-        });
-        let delegated = |group: &Group| setxattr(&group.0, "user.delegate", b"1", XattrFlags::empty()).is_ok();
-        let made = made.filter(delegated);
-        if made.is_none() {
-            eprintln!("SKIPPED: no control group (version 2) can be made here");
-        }
-        made
-    }
-
-    fn enter(&self, pid: Pid) {
-        fs::write(self.0.join("cgroup.procs"), pid.as_raw_nonzero().to_string()).unwrap();
-    }
-
-    /// The groups in it that runs have.
-    fn leaves(&self) -> Vec<PathBuf> {
-        let inside = fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().path());
-        inside.filter(|path| path.is_dir()).collect()
-    }
-
-    fn leaf_of(&self, pid: Pid) -> Option<PathBuf> {
-        let pid = pid.as_raw_nonzero().to_string();
-        self.leaves().into_iter().find(|leaf| {
-            let inside = fs::read_to_string(leaf.join("cgroup.procs")).unwrap_or_default();
-            inside.lines().any(|line| line == pid)
-        })
-    }
-
-    async fn cleared(&self) {
-        wait_until(SOON, "the groups of runs to go", async || self.leaves().is_empty()).await;
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let since = Instant::now();
-        let _ = fs::write(self.0.join("cgroup.kill"), "1");
-        while since.elapsed() < Duration::from_secs(5) {
-            self.leaves().iter().for_each(|leaf| drop(fs::remove_dir(leaf)));
-            if fs::remove_dir(&self.0).is_ok() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
 
 async fn hidden(path: &Path) -> Pid {
     let pid = wait_until(SOON, "it to hide", async || {
         fs::read_to_string(path).ok().and_then(|text| text.strip_suffix('\n')?.parse().ok())
     });
     Pid::from_raw(pid.await).unwrap()
-}
-
-async fn gone(pid: Pid) {
-    wait_until(SOON, format!("the end of process {pid:?}"), async || test_kill_process(pid).is_err()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 use edgeward::model::config::{Config, Sources};
 use edgeward::model::message::Kind;
 use edgeward::model::policy::Policy;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -147,13 +148,53 @@ fn the_units_keep_their_promises() {
 }
 
 #[test]
-fn the_sample_configuration_and_policy_are_read() {
+fn the_sample_configuration_is_the_defaults() {
     let file = Some(("deploy/edgeward.toml".to_owned(), sample("edgeward.toml")));
-    let config = Config::load(&Sources { file, ..Sources::default() }).unwrap();
-    let default = Config::default();
-    assert_eq!((config.server, config.hub), (default.server, default.hub), "a sample shows the defaults");
-    assert_eq!(config.agent.grace, default.agent.grace);
+    assert_eq!(Config::load(&Sources { file, ..Sources::default() }).unwrap(), Config::default());
+}
 
+#[test]
+fn the_sample_configuration_shows_every_key() {
+    // What is a comment, too, as if it was set.
+    let is_key = |line: &str| {
+        line.split_once(" = ").is_some_and(|(key, _)| key.bytes().all(|b| b == b'_' || b.is_ascii_lowercase()))
+    };
+    let set = |line: &str| match line.strip_prefix("# ") {
+        Some(setting) if is_key(setting) || setting.starts_with('[') => setting.to_owned(),
+        _ => line.to_owned(),
+    };
+    let all: Vec<String> = sample("edgeward.toml").lines().map(set).collect();
+    let shown: Config = toml::from_str(&all.join("\n")).unwrap();
+    let rule = shown.agent.errors.first().expect("a rule").clone();
+    assert!(rule.problem().is_none() && rule.code.is_some() && rule.severity.is_some() && rule.process.is_some());
+
+    let mut config = Config::default();
+    config.agent.errors.push(rule);
+    let (mut wanted, mut found) = (BTreeSet::new(), BTreeSet::new());
+    keys(&serde_json::to_value(config).unwrap(), "", &mut wanted);
+    keys(&serde_json::to_value(toml::from_str::<toml::Table>(&all.join("\n")).unwrap()).unwrap(), "", &mut found);
+    let missing: Vec<&String> = wanted.difference(&found).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    assert!(wanted.contains("agent.errors.directive") && wanted.contains("hub.auto_nodes"), "{wanted:?}");
+}
+
+/// The path of every key: `agent.errors.code`.
+fn keys(value: &serde_json::Value, path: &str, found: &mut BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(table) => {
+            for (key, value) in table {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                keys(value, &path, found);
+                found.insert(path);
+            }
+        }
+        serde_json::Value::Array(list) => list.iter().for_each(|value| keys(value, path, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_sample_policy_is_read() {
     let policy = Policy::parse(&sample("policy.toml")).unwrap();
     let allows = |from: &str, kind, method: &str| policy.allows(&from.parse().unwrap(), kind, &method.parse().unwrap());
     assert!(allows("ops", Kind::Command, "shell") && allows("van2", Kind::Event, "log"));

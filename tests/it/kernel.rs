@@ -1,12 +1,13 @@
 //! The error kernel: each directive, by a rule and by an admin, also across a crash.
 
-use crate::harness::{Fleet, Process, SOON, wait_until};
+use crate::harness::{Fleet, Marks, Process, SOON, gone, lines, wait_until};
 use crate::ledger::{error_of, stored};
 use edgeward::model::error_event::{Code, Directive, ErrorEvent, Severity};
 use edgeward::model::node::ProcessFacts;
 use edgeward::model::record::Record;
 use edgeward::model::state::State;
 use edgeward::model::subject::RecordStream;
+use serde_json::json;
 use std::path::Path;
 
 /// A fleet with one node, `ship1`, whose agent has these lines in its configuration.
@@ -57,7 +58,7 @@ async fn failed(fleet: &Fleet, id: &str) -> ErrorEvent {
 }
 
 fn attempts(path: &Path) -> usize {
-    std::fs::read_to_string(path).unwrap_or_default().lines().count()
+    lines(path).len()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -262,6 +263,104 @@ async fn a_crash_neither_loses_nor_repeats_an_order() {
     fleet.start_agent("ship1").await;
     order(&fleet, "start", r#"{"process":"shell"}"#).await;
     assert_eq!(fleet.record("ship1", "ops", "shell", &queued).await.state, State::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_ends_what_runs_of_its_process_alone() {
+    let (fleet, marks) = (fleet("").await, Marks::new());
+    let running = fleet.command("ship1", "shell", marks.long("a")).await;
+    let behind = fleet.command("ship1", "shell", "echo behind").await;
+    let script = json!({"argv": ["sh", "-c", marks.waits_for_go()]});
+    let other = fleet.command("ship1", "exec", script.to_string()).await;
+    let (pid, _) = (marks.pid("a").await, marks.has_begun().await);
+    let did = order(&fleet, "restart", r#"{"process":"shell"}"#).await;
+    assert_eq!(did.stdout.as_deref(), Some("shell: restarted; running and being ended: 1\n"));
+    gone(pid).await;
+    is_ended(&fleet.record("ship1", "ops", "shell", &running).await);
+    assert_eq!(fleet.record("ship1", "ops", "shell", &behind).await.stdout.as_deref(), Some("behind\n"));
+    marks.go();
+    assert_eq!(fleet.record("ship1", "ops", "exec", &other).await.exit_code, Some(7));
+}
+
+/// As a restart ends a command.
+fn is_ended(record: &Record) {
+    let message = record.error.as_ref().map(|error| error.message.as_str());
+    let expected = (State::Interrupted, 1, Some("was stopped: ended by signal 15"));
+    assert_eq!((record.state, record.attempt, message), expected, "{record:?}");
+}
+
+#[cfg(feature = "kill-points")]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_restart_is_to_end_ends_though_the_agent_died_before_it_did_so() {
+    use edgeward::killpoint::Point;
+    use rustix::process::test_kill_process;
+    let (mut fleet, marks) = (fleet("").await, Marks::new());
+    let running = fleet.command("ship1", "shell", marks.long("a")).await;
+    let pid = marks.pid("a").await;
+    dies_at(&mut fleet, Point::Obeyed, async |fleet| {
+        fleet.publish("fleet.msg.ship1.control.chief.restart", &[("Fleet-Id", "anew")], r#"{"process":"shell"}"#).await;
+    })
+    .await;
+    test_kill_process(pid).expect("nobody has ended it yet");
+    // Once more, on the way: the order is not forgotten by who begins to follow it.
+    dies_at(&mut fleet, Point::Recovered, async |_| {}).await;
+    fleet.start_agent("ship1").await;
+    gone(pid).await;
+    is_ended(&fleet.record("ship1", "ops", "shell", &running).await);
+    let did = fleet.record("ship1", "chief", "restart", "anew").await;
+    assert_eq!(did.stdout.as_deref(), Some("shell: restarted; running and being ended: 1\n"));
+    // It was about what ran then.
+    let after = fleet.command("ship1", "shell", marks.waits_for_go()).await;
+    let pid = marks.has_begun().await;
+    fleet.agent("ship1").kill();
+    fleet.start_agent("ship1").await;
+    test_kill_process(pid).expect("it goes on");
+    marks.go();
+    assert_eq!(fleet.record("ship1", "ops", "shell", &after).await.exit_code, Some(7));
+}
+
+#[cfg(feature = "kill-points")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_panics_is_told_of_and_restarted_and_nothing_else_is_harmed() {
+    use rustix::process::test_kill_process;
+    let (fleet, marks) = (fleet("").await, Marks::new());
+    let beside = fleet.command("ship1", "shell", marks.waits_for_go()).await;
+    let pid = marks.has_begun().await;
+    let twice = [("Fleet-Id", "sinks"), ("Fleet-Retries", "1"), ("Fleet-Retry-Wait", "10ms")];
+    fleet.publish("fleet.msg.ship1.command.ops.panic", &twice, "the ship sinks").await;
+    let record = fleet.record("ship1", "ops", "panic", "sinks").await;
+    let error = record.error.as_ref().unwrap();
+    assert_eq!((record.state, error.code, record.attempt), (State::Failed, Code::Panicked, 2), "{record:?}");
+    assert_eq!(error.message, "the handler panicked: the ship sinks");
+    process(&fleet, "panic", |panic| panic.restarts == 2 && panic.state == "running").await;
+    error_of(&fleet, "ship1", Severity::Error, Code::Panicked, "sinks").await;
+    let told = events(&fleet, Code::Panicked).await;
+    assert_eq!(told.iter().map(|event| event.attempt).collect::<Vec<_>>(), [Some(1), Some(2)]);
+    for event in &told {
+        assert_eq!((event.process.as_deref(), event.directive), (Some("panic"), Some(Directive::Restart)));
+        assert!(event.message.contains("the ship sinks"), "{event:?}");
+    }
+    // Also where it panics before anything runs.
+    let refused = fleet.run("ship1", "panic", "check").await;
+    assert_eq!((refused.state, refused.error.unwrap().code), (State::Refused, Code::BadBody));
+
+    // What panics again and again is stopped, with what waits for it.
+    for n in 3..=6 {
+        fleet.publish("fleet.msg.ship1.command.ops.panic", &[("Fleet-Id", &format!("p-{n}"))], "again").await;
+    }
+    fleet.record("ship1", "ops", "panic", "p-6").await;
+    let stopped = process(&fleet, "panic", |panic| panic.state == "stopped").await;
+    assert_eq!(stopped.restarts, 5);
+    let waits = fleet.command("ship1", "panic", "at last").await;
+    assert_eq!(fleet.run("ship1", "ping", "").await.state, State::Succeeded);
+    assert!(stored(&fleet, RecordStream::Acks, &format!("fleet.ack.ship1.ops.panic.{waits}")).await.is_empty());
+    order(&fleet, "start", r#"{"process":"panic"}"#).await;
+    assert_eq!(fleet.record("ship1", "ops", "panic", &waits).await.state, State::Failed);
+
+    test_kill_process(pid).expect("it goes on");
+    marks.go();
+    assert_eq!(fleet.record("ship1", "ops", "shell", &beside).await.exit_code, Some(7));
+    assert_eq!(marks.times_begun(), 1);
 }
 
 #[cfg(feature = "kill-points")]

@@ -1,6 +1,6 @@
 //! In order inside a lane, concurrent across lanes, fair between senders; and taking is not doing.
 
-use crate::harness::{Fleet, Process, SOON, wait_until};
+use crate::harness::{Fleet, Process, SOON, lines, wait_until};
 use crate::ledger::records;
 use edgeward::broker::Outgoing;
 use edgeward::model::record::Record;
@@ -29,10 +29,6 @@ async fn store_all(fleet: &Fleet, messages: impl IntoIterator<Item = (String, St
     for stored in join_all(outgoing.iter().map(|one| fleet.client.publish(one, SOON))).await {
         stored.unwrap();
     }
-}
-
-fn lines(path: &Path) -> Vec<String> {
-    fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

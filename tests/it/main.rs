@@ -43,4 +43,5 @@ mod selectors;
 mod sessions;
 mod settings;
 mod shown;
+mod systemd;
 mod twins;

@@ -1,66 +1,16 @@
 //! Commands outlive the agent: it is killed, stopped, its runner is killed, and each command runs once and is told truly.
 
-use crate::harness::{Fleet, Process, SOON, wait_until};
+use crate::harness::{Fleet, Marks, Process, SOON, gone, pid, wait_until};
 use edgeward::exec::{Marker, find_marked};
 use edgeward::model::error_event::Code;
 use edgeward::model::record::Record;
 use edgeward::model::state::State;
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Signal, kill_process, test_kill_process};
 use serde_json::json;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tempfile::TempDir;
 
 const SHELL: &str = "fleet.msg.ship1.command.ops.shell";
-
-/// Files that commands write to say how far they are, and that they wait for.
-struct Marks(TempDir);
-
-impl Marks {
-    fn new() -> Marks {
-        Marks(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// A script that notes that it runs, waits for `go`, and ends with 7 and output on both streams.
-    fn waits_for_go(&self) -> String {
-        let (began, go) = (self.path("began"), self.path("go"));
-        format!(
-            "echo $$ >> {}; echo begun; until test -e {}; do sleep 0.02; done; echo done; echo err >&2; exit 7",
-            began.display(),
-            go.display()
-        )
-    }
-
-    fn go(&self) {
-        fs::write(self.path("go"), "").unwrap();
-    }
-
-    fn times_begun(&self) -> usize {
-        lines(&self.path("began")).len()
-    }
-
-    async fn has_begun(&self) -> Pid {
-        let began = self.path("began");
-        pid(&wait_until(SOON, "it to begin", async || lines(&began).first().cloned()).await)
-    }
-}
-
-fn lines(path: &Path) -> Vec<String> {
-    fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
-}
-
-fn pid(text: &str) -> Pid {
-    Pid::from_raw(text.trim().parse().unwrap_or_else(|e| panic!("{text:?}: {e}"))).expect("a pid")
-}
-
-async fn gone(pid: Pid) {
-    wait_until(SOON, format!("the end of process {pid:?}"), async || test_kill_process(pid).is_err()).await;
-}
 
 /// Nothing of a run is left in the node's folder.
 async fn cleared(fleet: &mut Fleet) {

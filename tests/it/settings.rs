@@ -1,13 +1,13 @@
 //! What a message's headers and the configuration ask for happens: deadlines, tries, crashes, output, and what is told.
 
-use crate::harness::{Fleet, Process, SOON, wait_until};
+use crate::harness::{Fleet, Process, SOON, gone, pid, wait_until};
 use crate::ledger::{error_of, records};
 use edgeward::model::error_event::{Code, Severity};
 use edgeward::model::record::Record;
 use edgeward::model::state::State;
 use edgeward::model::time::Timestamp;
 use rustix::fs::{FlockOperation, flock};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Signal, kill_process};
 use serde_json::json;
 use std::fs::{self, File};
 use std::path::Path;
@@ -24,14 +24,6 @@ async fn run(fleet: &Fleet, subject: &str, headers: &[(&str, &str)], body: impl 
 /// What a script wrote, once it has.
 async fn written(path: &Path) -> String {
     wait_until(SOON, path.display(), async || fs::read_to_string(path).ok().filter(|text| text.ends_with('\n'))).await
-}
-
-fn pid(text: &str) -> Pid {
-    Pid::from_raw(text.trim().parse().unwrap_or_else(|e| panic!("{text:?}: {e}"))).expect("a pid")
-}
-
-async fn gone(pid: Pid) {
-    wait_until(SOON, format!("the end of process {pid:?}"), async || test_kill_process(pid).is_err()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -125,6 +125,13 @@ async fn orders_are_kept_and_say_what_they_did() {
     assert_eq!(restarted.effects, [Effect::Restarted { name: "shell".to_owned(), ended: 1 }]);
     assert_eq!(restarted.met, [Met::ToStop { row: head, lane: lane("x") }], "only what runs");
     assert_eq!(journal.stopped().await.unwrap(), Vec::<String>::new(), "a restart starts");
+    drop(journal);
+    let journal = bed.open();
+    let to_end = async || journal.held_runs().await.unwrap().iter().map(|run| run.to_end).collect::<Vec<_>>();
+    assert_eq!(to_end().await, [true], "also by who opens it next");
+    journal.try_again(head, vec![], NOW).await.unwrap();
+    journal.start(head, NOW, |_| Verdict::Start).await.unwrap();
+    assert_eq!(to_end().await, [false], "that try, no later one");
 }
 
 #[tokio::test]
