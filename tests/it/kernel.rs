@@ -213,7 +213,11 @@ async fn failures_that_repeat_are_counted_and_none_is_lost_from_the_sum() {
     assert_eq!(fleet.agent("ship1").stop().await.code(), Some(0));
     let told = events(&fleet, Code::Failed).await;
     let sum: u64 = told.iter().map(|event| event.count.unwrap_or(1)).sum();
-    assert_eq!((told.len(), sum), (21, 60));
+    assert_eq!(sum, 60);
+    // On a machine that is busy they may take more than a minute.
+    let from_first_to_last = told.iter().map(|event| event.at).max().unwrap().since(told[0].at);
+    let minutes = from_first_to_last.as_secs() / 60 + 1;
+    assert!(told.len() as u64 <= 21 * minutes && told.len() < 60, "{} in {minutes} minutes", told.len());
 }
 
 /// Starts the node's agent so that it dies right after this step, does `then`, and waits for that.
