@@ -11,12 +11,9 @@ fn main() -> ExitCode {
     cli::log::init(cli.default_log());
     // It fails only where one is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = if cli.needs_one_thread() {
-        tokio::runtime::Builder::new_current_thread().enable_all().build()
-    } else {
-        // Two workers: one may be busy with a large message while the other keeps the connection alive.
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
-    };
+    // One thread serves best: nothing here computes for long, what blocks has threads of its own (the journal, files), and
+    // commands are another process's. More threads cost an agent memory, and each message the way between them.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime {
         Ok(runtime) => ExitCode::from(runtime.block_on(cli.run()).code()),
         Err(error) => {

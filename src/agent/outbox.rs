@@ -1,7 +1,7 @@
 //! The outbox at work: what the journal holds for the broker is published, in order per class, until it is stored.
 //!
-//! One task per class, so that a flood of error events does not hold up an ack. A window of entries is sent at once and
-//! waited for together; what was not stored is sent again before anything later, so the order holds.
+//! One task per class, so that a flood of error events does not hold up an ack. A window of entries is sent in order, many
+//! of them under way at once; what was not stored is sent again before the next window, so the order holds.
 //!
 //! Owns what to do when the broker already has a terminal record (PROTOCOL §3). Never makes up what is to be said,
 //! except in place of an entry that can never be published.
@@ -18,15 +18,20 @@ use crate::model::jitter::Backoff;
 use crate::model::record::{By, Record, RecordError};
 use crate::model::subject::{RecordClass, RecordStream};
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesOrdered;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Entries that are under way at once.
+/// Entries that are read and sent together.
 const WINDOW: usize = 512;
 
-/// Bytes that are under way at once, about; one entry at least.
+/// Entries of a window that are under way at once: as many as keep a broker busy.
+const UNDER_WAY: usize = 128;
+
+/// Bytes in a window, about; one entry at least.
 const WINDOW_BYTES: usize = 4 << 20;
 
 /// How long the broker may take to say that an entry is stored.
@@ -178,8 +183,7 @@ impl Outbox {
             // Before first contact nobody knows who this node is; another may have its name, and send under it.
             self.node.lease.held().await;
         }
-        let sent = entries.iter().map(|entry| send(&self.node, entry));
-        let (fates, ahead) = tokio::join!(futures::future::join_all(sent), self.window_behind(&entries));
+        let (fates, ahead) = tokio::join!(send_all(&self.node, &entries), self.window_behind(&entries));
         here(Point::Published);
         let mut done = Vec::new();
         let mut in_order = true;
@@ -213,6 +217,21 @@ impl Outbox {
     }
 }
 
+/// Sends entries in order, so many at once; tells what became of each. A publish is made as it leaves: it is several
+/// times as large as its entry.
+async fn send_all(node: &Node, entries: &[Entry]) -> Vec<Fate> {
+    let mut fates = Vec::with_capacity(entries.len());
+    let mut left = entries.iter();
+    let mut under_way: FuturesOrdered<_> = left.by_ref().take(UNDER_WAY).map(|entry| send(node, entry)).collect();
+    while let Some(fate) = under_way.next().await {
+        fates.push(fate);
+        if let Some(entry) = left.next() {
+            under_way.push_back(send(node, entry));
+        }
+    }
+    fates
+}
+
 async fn send(node: &Node, entry: &Entry) -> Fate {
     let Report { class, subject, headers, body } = &entry.report;
     let message = Outgoing { subject: subject.clone(), headers: headers.clone(), body: body.clone() };
@@ -221,7 +240,8 @@ async fn send(node: &Node, entry: &Entry) -> Fate {
         Err(error) => error,
     };
     match error {
-        PublishError::WrongLast => already_there(node, &entry.report).await,
+        // Seldom, and large: apart, so that it does not make every publish as large.
+        PublishError::WrongLast => Box::pin(already_there(node, &entry.report)).await,
         error if error.is_final() => park(node, *class, &entry.report, &error),
         // Nobody has granted this node to send there. Records are the node's own right: those wait until it is put right.
         error @ PublishError::Denied { .. } if *class == Class::Message => park(node, *class, &entry.report, &error),

@@ -1,17 +1,14 @@
 //! The connection: who we are to the broker, where it may be, and whether the link is up.
 //!
-//! Owns the rule that without credentials only loopback is spoken to (DESIGN §9), reconnecting with jitter, and the
-//! probe for the API's prefix. Never publishes.
+//! Owns how old a broker may be, reconnecting with jitter, and the probe for the API's prefix. Never publishes.
 
+use super::access::{Access, check_reach, read_creds, read_seed};
 use super::api::API_TIMEOUT;
 use super::denied::Denials;
 use super::error::BrokerError;
-use crate::model::config::Config;
-use crate::model::rights::is_sample_key;
 use crate::model::subject::Names;
 use async_nats::{Client, Event, ServerAddr};
 use bytes::Bytes;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,30 +16,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// The oldest nats-server that edgeward works with: the first with consumer resets.
-pub const OLDEST_SERVER: (i64, i64, i64) = (2, 14, 0);
-
-/// How we prove who we are.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Access {
-    /// Not at all: development, on loopback.
-    #[default]
-    Open,
-    /// A credentials file: JWT and seed.
-    Creds(PathBuf),
-    /// A file with an nkey seed.
-    Nkey(PathBuf),
-}
-
-impl Access {
-    /// As a configuration says.
-    pub fn from_config(config: &Config) -> Access {
-        match (&config.creds, &config.nkey) {
-            (Some(creds), _) => Access::Creds(creds.clone()),
-            (None, Some(nkey)) => Access::Nkey(nkey.clone()),
-            (None, None) => Access::Open,
-        }
-    }
-}
+const OLDEST_SERVER: (u64, u64, u64) = (2, 14, 0);
 
 /// How to connect.
 #[derive(Debug, Clone)]
@@ -165,11 +139,11 @@ impl Broker {
 
     /// Refuses a broker that is too old, naming both versions. Call it while the link is up.
     pub fn check_version(&self) -> Result<(), BrokerError> {
-        let (major, minor, patch) = OLDEST_SERVER;
-        if self.client.is_server_compatible(major, minor, patch) {
+        let found = self.client.server_info().version;
+        let (major, minor, _) = OLDEST_SERVER;
+        if read_version(&found).is_some_and(|version| version >= OLDEST_SERVER) {
             return Ok(());
         }
-        let found = self.client.server_info().version;
         Err(BrokerError::Options(format!(
             "the broker is nats-server {found}; edgeward needs {major}.{minor} or newer: upgrade nats-server"
         )))
@@ -265,10 +239,12 @@ fn client_options(
     client = match &options.access {
         Access::Open => client,
         Access::Creds(path) => {
-            let text = read_secret(path)?;
-            client
-                .credentials(&text)
-                .map_err(|e| BrokerError::Options(format!("credentials {}: {e}", path.display())))?
+            let (jwt, key) = read_creds(path)?;
+            let key = Arc::new(key);
+            client.jwt(jwt, move |nonce| {
+                let key = Arc::clone(&key);
+                async move { key.sign(&nonce).map_err(async_nats::AuthError::new) }
+            })
         }
         Access::Nkey(path) => client.nkey(read_seed(path)?),
     };
@@ -312,49 +288,12 @@ fn note_event(link: &watch::Sender<Link>, event: Event) {
     }
 }
 
-/// Without credentials only loopback; with sample keys, too.
-fn check_reach(options: &ConnectOptions) -> Result<(), BrokerError> {
-    let Some(far) = options.servers.iter().find(|server| !is_loopback(server)) else { return Ok(()) };
-    match &options.access {
-        Access::Open if options.insecure => Ok(()),
-        Access::Open => Err(BrokerError::Options(format!(
-            "{far} is another host and there are no credentials: give --creds or --nkey, or --insecure if the link is trusted"
-        ))),
-        Access::Nkey(path) => {
-            let key = nkeys::KeyPair::from_seed(&read_seed(path)?)
-                .map_err(|e| BrokerError::Options(format!("nkey {}: {e}", path.display())))?;
-            if is_sample_key(&key.public_key()) {
-                return Err(BrokerError::Options(format!(
-                    "{} is a sample key that everybody knows; it is refused off loopback ({far}): make keys of your own",
-                    path.display()
-                )));
-            }
-            Ok(())
-        }
-        Access::Creds(_) => Ok(()),
-    }
-}
-
-/// True for addresses on this machine: `localhost`, `127.0.0.0/8`, `::1`.
-fn is_loopback(server: &str) -> bool {
-    let rest = server.split_once("://").map_or(server, |(_, rest)| rest);
-    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
-    let host = match host.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or(v6),
-        None => host.split([':', '/']).next().unwrap_or(host),
-    };
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-fn read_secret(path: &PathBuf) -> Result<String, BrokerError> {
-    std::fs::read_to_string(path).map_err(|e| BrokerError::Options(format!("{}: {e}", path.display())))
-}
-
-fn read_seed(path: &PathBuf) -> Result<String, BrokerError> {
-    let text = read_secret(path)?;
-    let seed = text.lines().map(str::trim).find(|line| line.starts_with('S'));
-    seed.map(str::to_owned)
-        .ok_or_else(|| BrokerError::Options(format!("{}: no nkey seed in this file", path.display())))
+/// The numbers of a version, such as `2.14.0` or `v2.15.0-RC.1`; what is not said is 0.
+fn read_version(text: &str) -> Option<(u64, u64, u64)> {
+    let numbers = text.strip_prefix('v').unwrap_or(text);
+    let numbers = numbers.split(|c: char| c != '.' && !c.is_ascii_digit()).next()?;
+    let mut numbers = numbers.split('.').map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next().flatten().unwrap_or(0), numbers.next().flatten().unwrap_or(0)))
 }
 
 #[cfg(test)]
@@ -362,16 +301,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_this_machine_is_loopback() {
-        for near in ["nats://127.0.0.1:4222", "localhost:4222", "127.9.9.9", "nats://[::1]:4222", "tls://a:b@localhost"]
+    fn versions_are_read_and_compared() {
+        for (text, version) in
+            [("2.14.0", (2, 14, 0)), ("v2.15.3-RC.1", (2, 15, 3)), ("2.14", (2, 14, 0)), ("3", (3, 0, 0))]
         {
-            assert!(is_loopback(near), "{near}");
+            assert_eq!(read_version(text), Some(version), "{text}");
         }
-        for far in
-            ["nats://10.0.0.1:4222", "broker.example:4222", "localhost.evil.example", "nats://127.0.0.1@evil:4222"]
-        {
-            assert!(!is_loopback(far), "{far}");
+        for text in ["", "-", "new", ".2.14", "99999999999999999999.1.0"] {
+            assert_eq!(read_version(text), None, "{text}");
         }
+        assert!(read_version("2.9.27") < Some(OLDEST_SERVER) && read_version("2.14.1") > Some(OLDEST_SERVER));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Owns connections, publishing with its answer, reading without consumers, the streams, and a node's pull sessions.
 //! Never decides what a message means.
 
+mod access;
 mod api;
 mod connect;
 mod consumers;
@@ -16,7 +17,8 @@ mod session;
 pub mod topology;
 mod writes;
 
-pub use connect::{Access, Broker, ConnectOptions, Link};
+pub use access::Access;
+pub use connect::{Broker, ConnectOptions, Link};
 pub use consumers::{Ensured, Progress};
 pub use denied::Denials;
 pub use error::{BrokerError, PublishError};

@@ -4,22 +4,32 @@
 
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// What the fields are called in the journal: `journalctl EDGEWARD_NODE=ship1`.
 const FIELDS: &str = "EDGEWARD";
 
-/// Begins to log; `default` is what `EDGEWARD_LOG` says where it says nothing.
+/// Begins to log; `default` is what `EDGEWARD_LOG` says where it says nothing, or nothing that can be read.
 pub fn init(default: &str) {
-    let filter = EnvFilter::try_from_env("EDGEWARD_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    if let Some(journald) = journald() {
-        return tracing_subscriber::registry().with(filter).with(journald).init();
+    let told = std::env::var("EDGEWARD_LOG").ok().filter(|told| !told.is_empty());
+    let read = told.as_deref().unwrap_or(default).parse::<Targets>();
+    let bad = read.as_ref().err().map(ToString::to_string);
+    let filter = read.unwrap_or_else(|_| default.parse().unwrap_or_default());
+    let log = tracing_subscriber::registry().with(filter);
+    match journald() {
+        Some(journald) => log.with(journald).init(),
+        None => {
+            // In a log file, colours are noise.
+            let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            log.with(fmt::layer().with_ansi(colours).with_writer(std::io::stderr)).init();
+        }
     }
-    // In a log file, colours are noise.
-    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    if let Some(bad) = bad {
+        tracing::warn!("EDGEWARD_LOG is `level` or `target=level`, with commas between: {bad}");
+    }
 }
 
 /// The journal, where stderr leads to it and it can be reached.

@@ -142,12 +142,6 @@ impl Cli {
         }
     }
 
-    /// True for a verb that one thread serves best: it hardly ever does two things at once, and there is one of it per
-    /// agent.
-    pub fn needs_one_thread(&self) -> bool {
-        matches!(self.verb, Verb::Runner(_))
-    }
-
     /// Carries out the verb; everything is said when it returns.
     pub async fn run(self) -> ExitCode {
         match self.dispatch().await {

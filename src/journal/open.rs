@@ -38,7 +38,7 @@ pub struct Journal {
 }
 
 /// Pages that SQLite may hold in memory, in KiB: what is read and written lies close together.
-const CACHE_KIB: i64 = 1024;
+const CACHE_KIB: i64 = 512;
 
 /// What the write-ahead log may keep of its largest size, in bytes.
 const WAL_KEPT: i64 = 16 << 20;
