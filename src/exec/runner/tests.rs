@@ -116,9 +116,9 @@ fn exit(stdout: Captured) -> Exit {
 
 /// A file of a run whose standard output gave these pieces, each flushed, of which `most` bytes are kept.
 fn write(path: &std::path::Path, pieces: &[&[u8]], most: u64) {
-    let mut file = RunFile::create(path).unwrap();
+    let file = RunFile::create(path).unwrap();
     file.started(Started { pid: 77, start_time: 5 }).unwrap();
-    let mut log = file.stream(OutputKind::Stdout, most).unwrap();
+    let mut log = file.stream(OutputKind::Stdout, most);
     for piece in pieces {
         log.push(piece);
         log.flush();
