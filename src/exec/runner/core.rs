@@ -148,7 +148,13 @@ impl Core {
 
     /// A new run's file; none where there is one already.
     fn claim(&self, name: &RunName) -> io::Result<Option<RunFile>> {
-        match RunFile::create(&self.place.run(name)) {
+        let path = self.place.run(name);
+        let claimed = match self.place.take_spare(name) {
+            Ok(true) => RunFile::reuse(&path),
+            Ok(false) => RunFile::create(&path),
+            Err(error) => Err(error),
+        };
+        match claimed {
             Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
             Err(error) => Err(error),

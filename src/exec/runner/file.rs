@@ -96,6 +96,11 @@ impl RunFile {
         Ok(RunFile { file: Arc::new(file) })
     }
 
+    /// Opens one that [`empty`] has left.
+    pub(super) fn reuse(path: &Path) -> io::Result<RunFile> {
+        Ok(RunFile { file: Arc::new(File::options().append(true).open(path)?) })
+    }
+
     /// What one of its streams writes to, at most `most` bytes and the tail.
     pub(super) fn stream(&self, kind: OutputKind, most: u64) -> StreamLog {
         let file = Arc::clone(&self.file);
@@ -112,6 +117,17 @@ impl RunFile {
     pub(super) fn ended(&self, exit: &Exit) -> io::Result<()> {
         append(&self.file, ENDED, 0, &serde_json::to_vec(&ExitFrame::from(exit))?)
     }
+}
+
+/// Takes out of a run's file all that is of the run; an error where it is none that a run could be given.
+pub(super) fn empty(path: &Path) -> io::Result<()> {
+    let file = File::options().write(true).open(path)?;
+    let begin = MAGIC.len() as u64;
+    if file.metadata()?.len() < begin {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    // Not to nothing: file systems write at once what comes after that.
+    file.set_len(begin)
 }
 
 /// Adds one record, wholly or not at all.

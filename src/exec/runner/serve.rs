@@ -61,6 +61,7 @@ pub async fn serve(place: Place, role: Role, end: CancellationToken) -> Result<(
     let address = place.socket().map_err(|source| ServeError::Io { path: place.folder().to_owned(), source })?;
     // Left by one that was killed: we have the lock.
     let _ = fs::remove_file(&address.path);
+    place.clear_spares();
     let listener = UnixListener::bind(&address.path)
         .map_err(|source| ServeError::Io { path: place.folder().join("runner.sock"), source })?;
     let orphans = match role {
