@@ -100,6 +100,8 @@ pub(crate) async fn settled(node: &Node, run: &RunName, published: bool) {
         release(node, run).await;
         node.wakes.output.notify_one();
     } else {
+        // The ack leaves first.
+        tokio::task::yield_now().await;
         node.runner.forget(run);
     }
 }

@@ -21,8 +21,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
 /// A run of this age is worth a group of its own.
@@ -168,7 +169,7 @@ impl Drop for Leaf {
 pub(super) enum Enclosure {
     Off,
     Due { at: Instant, nest: Arc<Nest>, run: String, leader: u32 },
-    Entering(JoinHandle<io::Result<Leaf>>),
+    Entering(oneshot::Receiver<io::Result<Leaf>>),
     In(Leaf),
 }
 
@@ -221,11 +222,23 @@ impl Enclosure {
 
     fn begin(&mut self) {
         *self = match std::mem::replace(self, Enclosure::Off) {
-            Enclosure::Due { nest, run, leader, .. } => {
-                Enclosure::Entering(spawn_blocking(move || nest.enclose(&run, leader)))
-            }
+            Enclosure::Due { nest, run, leader, .. } => enter(nest, run, leader),
             other => other,
         };
+    }
+}
+
+/// Begins the move. Where no thread can be had, because some command has taken all there are, the run does without.
+fn enter(nest: Arc<Nest>, run: String, leader: u32) -> Enclosure {
+    let (tell, told) = oneshot::channel();
+    let mover = thread::Builder::new().name("move".to_owned());
+    // A run that is over before it has been moved does not wait: its leaf goes.
+    match mover.spawn(move || drop(tell.send(nest.enclose(&run, leader)))) {
+        Ok(_) => Enclosure::Entering(told),
+        Err(error) => {
+            tracing::warn!(%error, "a run gets no group of its own");
+            Enclosure::Off
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::process::Child;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
+use rustix::fs::{OFlags, fcntl_setfl};
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -230,7 +231,7 @@ struct Stream {
 
 impl Stream {
     fn open(fd: Option<OwnedFd>, keep: usize, log: Option<StreamLog>) -> io::Result<Self> {
-        let pipe = fd.map(pipe::Receiver::from_owned_fd).transpose()?;
+        let pipe = fd.map(receiver).transpose()?;
         Ok(Self { pipe, record: Recorder::new(keep), log })
     }
 
@@ -283,6 +284,12 @@ impl Stream {
         }
         captured
     }
+}
+
+/// Our end of a pipe that the standard library has just made: it need not be asked what it is.
+fn receiver(fd: OwnedFd) -> io::Result<pipe::Receiver> {
+    fcntl_setfl(&fd, OFlags::NONBLOCK)?;
+    pipe::Receiver::from_owned_fd_unchecked(fd)
 }
 
 /// What is still to be written to the child.

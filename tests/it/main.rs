@@ -6,6 +6,7 @@ mod accounts;
 mod agent_life;
 mod anchor;
 mod bad_input;
+mod bomb;
 mod cancel;
 mod cgroup;
 mod cli;

@@ -15,7 +15,7 @@ const SHELL: &str = "fleet.msg.ship1.command.ops.shell";
 /// Nothing of a run is left in the node's folder.
 async fn cleared(fleet: &mut Fleet) {
     let folder = fleet.agent("ship1").state_dir().join("run");
-    let is_run = |name: &String| !name.starts_with("runner.");
+    let is_run = |name: &String| !name.starts_with("runner.") && !name.ends_with(".spare");
     wait_until(SOON, "the files of runs to go", async || {
         let names = fs::read_dir(&folder).into_iter().flatten().flatten();
         let left: Vec<_> = names.map(|e| e.file_name().to_string_lossy().into_owned()).filter(is_run).collect();

@@ -17,7 +17,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::BufReader;
 use tokio::net::UnixStream;
@@ -66,6 +66,8 @@ pub struct Runner {
     /// The program that becomes a runner by the arguments `runner --folder DIR`.
     program: PathBuf,
     shared: Arc<Mutex<Shared>>,
+    /// Runs whose end the runner has told: it is done with their files.
+    over: Arc<std::sync::Mutex<BTreeSet<RunName>>>,
 }
 
 #[derive(Default)]
@@ -95,7 +97,7 @@ impl Runner {
     /// A handle; nothing is started before there is something to run.
     #[must_use]
     pub fn new(place: Place, program: PathBuf) -> Runner {
-        Runner { place, program, shared: Arc::default() }
+        Runner { place, program, shared: Arc::default(), over: Arc::default() }
     }
 
     /// Where its files are.
@@ -205,7 +207,15 @@ impl Runner {
 
     /// The end of a run is safe elsewhere: takes its files away.
     pub fn forget(&self, run: &RunName) {
-        self.place.remove(run);
+        if self.over().remove(run) {
+            self.place.recycle(run);
+        } else {
+            self.place.remove(run);
+        }
+    }
+
+    fn over(&self) -> MutexGuard<'_, BTreeSet<RunName>> {
+        self.over.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A connection for one run, to a runner that knows that we are there.
@@ -292,7 +302,10 @@ impl Runner {
                     continue;
                 }
                 Some(Tell::Hello { .. } | Tell::Unknown) => continue,
-                Some(Tell::Ended { exit }) => Ok(exit.into()),
+                Some(Tell::Ended { exit }) => {
+                    self.over().insert(run.clone());
+                    Ok(exit.into())
+                }
                 Some(Tell::Failed { error }) => Err(RunError::Failed(error)),
                 Some(Tell::Lost) => Err(RunError::Lost),
                 Some(Tell::Absent) => Err(RunError::Stopped),

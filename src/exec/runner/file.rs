@@ -24,6 +24,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -84,7 +85,7 @@ struct StartedFrame {
 
 /// A run's file, as its runner writes it.
 pub(in crate::exec) struct RunFile {
-    file: File,
+    file: Arc<File>,
 }
 
 impl RunFile {
@@ -92,47 +93,74 @@ impl RunFile {
     pub(super) fn create(path: &Path) -> io::Result<RunFile> {
         let mut file = File::options().append(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(MAGIC)?;
-        Ok(RunFile { file })
+        Ok(RunFile { file: Arc::new(file) })
+    }
+
+    /// Opens one that [`empty`] has left.
+    pub(super) fn reuse(path: &Path) -> io::Result<RunFile> {
+        Ok(RunFile { file: Arc::new(File::options().append(true).open(path)?) })
     }
 
     /// What one of its streams writes to, at most `most` bytes and the tail.
-    pub(super) fn stream(&self, kind: OutputKind, most: u64) -> io::Result<StreamLog> {
-        let file = self.file.try_clone()?;
-        Ok(StreamLog { file, kind, pending: Vec::new(), due: None, offset: 0, most, full: false })
+    pub(super) fn stream(&self, kind: OutputKind, most: u64) -> StreamLog {
+        let file = Arc::clone(&self.file);
+        StreamLog { file, kind, pending: Vec::new(), due: None, offset: 0, most, full: false }
     }
 
     /// Notes the process, for whoever has to end what is left of it.
-    pub(super) fn started(&mut self, started: Started) -> io::Result<()> {
+    pub(super) fn started(&self, started: Started) -> io::Result<()> {
         let frame = StartedFrame { pid: started.pid, start_time: started.start_time };
-        append(&mut self.file, STARTED, 0, &serde_json::to_vec(&frame)?)
+        append(&self.file, STARTED, 0, &serde_json::to_vec(&frame)?)
     }
 
     /// Notes the end.
-    pub(super) fn ended(&mut self, exit: &Exit) -> io::Result<()> {
-        append(&mut self.file, ENDED, 0, &serde_json::to_vec(&ExitFrame::from(exit))?)
+    pub(super) fn ended(&self, exit: &Exit) -> io::Result<()> {
+        append(&self.file, ENDED, 0, &serde_json::to_vec(&ExitFrame::from(exit))?)
     }
 }
 
+/// Takes out of a run's file all that is of the run; an error where it is none that a run could be given.
+pub(super) fn empty(path: &Path) -> io::Result<()> {
+    let file = File::options().write(true).open(path)?;
+    let begin = MAGIC.len() as u64;
+    if file.metadata()?.len() < begin {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    // Not to nothing: file systems write at once what comes after that.
+    file.set_len(begin)
+}
+
 /// Adds one record, wholly or not at all.
-fn append(file: &mut File, kind: u8, offset: u64, bytes: &[u8]) -> io::Result<()> {
+fn append(file: &File, kind: u8, offset: u64, bytes: &[u8]) -> io::Result<()> {
     let length = u32::try_from(bytes.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let mut record = Vec::with_capacity(HEADER + bytes.len());
     record.push(kind);
     record.extend_from_slice(&length.to_be_bytes());
     record.extend_from_slice(&offset.to_be_bytes());
     record.extend_from_slice(bytes);
-    let before = file.metadata()?.len();
-    let written = file.write_all(&record);
-    if written.is_err() {
-        // Half a record would hide all that follow.
-        file.set_len(before)?;
+    let mut left = record.as_slice();
+    while !left.is_empty() {
+        let written = match (&mut &*file).write(left) {
+            Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+            written => written,
+        };
+        match written {
+            Ok(written) => left = &left[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                // Half a record would hide all that follow.
+                let half = (record.len() - left.len()) as u64;
+                file.set_len(file.metadata()?.len().saturating_sub(half))?;
+                return Err(error);
+            }
+        }
     }
-    written
+    Ok(())
 }
 
 /// One stream's way into the file.
 pub(in crate::exec) struct StreamLog {
-    file: File,
+    file: Arc<File>,
     kind: OutputKind,
     pending: Vec<u8>,
     /// When what is pending has to be written.
@@ -174,7 +202,7 @@ impl StreamLog {
             return;
         }
         let pending = std::mem::take(&mut self.pending);
-        match append(&mut self.file, self.kind.number(), self.offset, &pending) {
+        match append(&self.file, self.kind.number(), self.offset, &pending) {
             Ok(()) => self.offset += pending.len() as u64,
             Err(error) => {
                 tracing::warn!(%error, "output cannot be kept; its ends and its size are");
@@ -190,7 +218,7 @@ impl StreamLog {
         let begin = self.offset.max(total - tail.len() as u64);
         let missing = usize::try_from(total - begin).unwrap_or(0);
         if missing > 0
-            && let Err(error) = append(&mut self.file, self.kind.number(), begin, &tail[tail.len() - missing..])
+            && let Err(error) = append(&self.file, self.kind.number(), begin, &tail[tail.len() - missing..])
         {
             tracing::warn!(%error, "the tail of an output cannot be kept");
         }

@@ -1,9 +1,9 @@
 //! The runner: one small process per agent that is the parent of all its commands and outlives it.
 //!
 //! Owns what a command's life outside the agent takes: the socket and its frames (`wire`), the file of a run (`file`),
-//! the process that serves (`serve`), the agent's handle on it (`client`). Never knows a message, a journal or a broker:
-//! a run is a name, a [`Spec`](super::Spec) and [`Limits`](super::Limits). The protocol, its states and what each crash does are in
-//! `docs/design/runner.md`.
+//! the process that serves (`serve`), its runs (`core`) and its connections (`guest`), the agent's handle on it
+//! (`client`). Never knows a message, a journal or a broker: a run is a name, a [`Spec`](super::Spec) and
+//! [`Limits`](super::Limits). The protocol, its states and what each crash does are in `docs/design/runner.md`.
 //!
 //! One rule carries all: **`start` is idempotent by name.** A run's file is made, and may not exist before, ahead of its
 //! process; it goes only once the end is safe in the journal. So whoever asks again, a new agent or an old one whose
@@ -21,7 +21,9 @@
 //! Unix socket a twentieth of a millisecond.
 
 mod client;
+mod core;
 mod file;
+mod guest;
 mod place;
 mod reap;
 mod serve;

@@ -1,25 +1,46 @@
 //! The runner's folder: which file is where. `run` below the agent's state folder, closed to everybody else.
 //!
+//! A run's file is made and goes at a rate of hundreds in a second, and file systems are slow at that (ext4 gives no inode
+//! away again within five seconds, and looks at each one that it passes over). So a file that is no longer needed is
+//! emptied and kept under another name, and the next run gets it back. Two processes pass them on through the folder, in
+//! a ring of names: who takes and who gives goes on to the next name when it has worked.
+//!
 //! Owns names of files, nothing in them.
 
-use super::RunName;
+use super::{RunName, file};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What an address of a Unix socket can hold, its NUL left out.
 const LONGEST_ADDRESS: usize = 107;
 
 const RUN: &str = "run";
 const SCRIPT: &str = "sh";
+const SPARE: &str = "spare";
+
+/// Emptied files that wait for their next run, at most.
+const SPARES: usize = 16;
 
 /// The folder, made where it was not there.
 #[derive(Clone, Debug)]
 pub struct Place {
     folder: PathBuf,
+    ring: Arc<Ring>,
+}
+
+/// Which spare is given and which is taken next.
+#[derive(Debug, Default)]
+struct Ring {
+    given: AtomicUsize,
+    taken: AtomicUsize,
 }
 
 impl Place {
@@ -36,7 +57,7 @@ impl Place {
             }
             Err(error) => return Err(error),
         }
-        Ok(Place { folder })
+        Ok(Place { folder, ring: Arc::default() })
     }
 
     /// The folder itself.
@@ -90,13 +111,55 @@ impl Place {
 
     /// Takes a run's files away. What is not there, or cannot be removed now, is left to the next start.
     pub fn remove(&self, name: &RunName) {
-        for path in [self.run(name), self.script(name)] {
-            match fs::remove_file(&path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => tracing::warn!(path = %path.display(), %error, "cannot remove a file of a run"),
-            }
+        remove(&self.run(name));
+        remove(&self.script(name));
+    }
+
+    /// The same for a run that is over, so that nobody writes to its file any more: another run may have that.
+    pub(super) fn recycle(&self, name: &RunName) {
+        let run = self.run(name);
+        if !file::empty(&run).is_ok_and(|()| self.keep_spare(&run)) {
+            remove(&run);
         }
+        remove(&self.script(name));
+    }
+
+    fn keep_spare(&self, run: &Path) -> bool {
+        let at = self.ring.given.load(Ordering::Relaxed);
+        let kept = renameat_with(CWD, run, CWD, self.spare(at), RenameFlags::NOREPLACE).is_ok();
+        self.ring.given.store(at + usize::from(kept), Ordering::Relaxed);
+        kept
+    }
+
+    /// Makes an emptied file that of this run; false where there is none. It is an error where the run has one already.
+    pub(super) fn take_spare(&self, name: &RunName) -> io::Result<bool> {
+        let at = self.ring.taken.load(Ordering::Relaxed);
+        match renameat_with(CWD, self.spare(at), CWD, self.run(name), RenameFlags::NOREPLACE) {
+            Ok(()) => {
+                self.ring.taken.store(at + 1, Ordering::Relaxed);
+                Ok(true)
+            }
+            Err(Errno::EXIST) => Err(Errno::EXIST.into()),
+            // None there, or a file system that cannot rename so.
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Removes all spares: what a power cut has made of them nobody knows.
+    pub(super) fn clear_spares(&self) {
+        (0..SPARES).for_each(|at| remove(&self.spare(at)));
+    }
+
+    fn spare(&self, at: usize) -> PathBuf {
+        self.folder.join(format!("{}.{SPARE}", at % SPARES))
+    }
+}
+
+fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(path = %path.display(), %error, "cannot remove a file of a run"),
     }
 }
 

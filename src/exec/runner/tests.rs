@@ -8,6 +8,7 @@ use super::wire::{Ask, ExitFrame, LimitsFrame, SpecFrame, Tell};
 use super::*;
 use crate::model::process::Started;
 use proptest::prelude::*;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -116,9 +117,9 @@ fn exit(stdout: Captured) -> Exit {
 
 /// A file of a run whose standard output gave these pieces, each flushed, of which `most` bytes are kept.
 fn write(path: &std::path::Path, pieces: &[&[u8]], most: u64) {
-    let mut file = RunFile::create(path).unwrap();
+    let file = RunFile::create(path).unwrap();
     file.started(Started { pid: 77, start_time: 5 }).unwrap();
-    let mut log = file.stream(OutputKind::Stdout, most).unwrap();
+    let mut log = file.stream(OutputKind::Stdout, most);
     for piece in pieces {
         log.push(piece);
         log.flush();
@@ -257,6 +258,39 @@ async fn a_file_without_an_end_is_lost_and_its_processes_end() {
     assert!(!rest.wait().unwrap().success());
     served.runner.forget(&lost);
     assert_eq!(place.names().unwrap(), []);
+}
+
+#[tokio::test]
+async fn the_file_of_a_run_that_is_over_becomes_that_of_another() {
+    let served = Served::new();
+    let place = served.runner.place().clone();
+    let inode = |run: &RunName| std::fs::metadata(place.run(run)).unwrap().ino();
+    let [first, second, third] = ["first", "second", "third"].map(name);
+    served.run(&first, "seq 1000").await.unwrap();
+    let file = inode(&first);
+    served.runner.forget(&first);
+    assert_eq!(place.names().unwrap(), []);
+
+    assert_eq!(served.run(&second, "echo two; exit 3").await.unwrap().how, How::Exited(3));
+    assert_eq!(inode(&second), file);
+    assert_eq!(chunks(&place.run(&second)), [b"two\n"]);
+    served.run(&third, "true").await.unwrap();
+    assert_ne!(inode(&third), file, "nobody has let go of it");
+    served.runner.forget(&third);
+    // It has a file, so it has begun, spare files or not.
+    assert_eq!(served.run(&second, "echo again").await.unwrap().how, How::Exited(3));
+
+    // Of this one nobody has told that it is over: whoever writes to its file must not meet another run there.
+    let hangs = name("hangs");
+    let file = RunFile::create(&place.run(&hangs)).unwrap();
+    served.runner.forget(&hangs);
+    served.runner.forget(&second);
+    for round in 0..3 {
+        let run = name(&format!("after{round}"));
+        served.run(&run, "exit 4").await.unwrap();
+        file.ended(&exit(Captured::from_parts(vec![], vec![], 0, [0; 32]))).unwrap();
+        assert_eq!(file::read(&place.run(&run)).unwrap().unwrap().exit.unwrap().how, How::Exited(4));
+    }
 }
 
 #[tokio::test]
