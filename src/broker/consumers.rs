@@ -50,6 +50,8 @@ pub struct Progress {
     pub ack_floor: StreamSeq,
     /// How many it has given out since it was made or set.
     pub deliveries: u64,
+    /// How many it has still to give out.
+    pub pending: u64,
 }
 
 #[derive(Deserialize)]
@@ -57,6 +59,8 @@ struct ConsumerInfo {
     config: ConsumerConfig,
     delivered: Place,
     ack_floor: Place,
+    #[serde(default)]
+    num_pending: u64,
 }
 
 #[derive(Deserialize)]
@@ -192,6 +196,7 @@ impl Broker {
             delivered: info.delivered.stream_seq,
             ack_floor: info.ack_floor.stream_seq,
             deliveries: info.delivered.consumer_seq,
+            pending: info.num_pending,
         }))
     }
 

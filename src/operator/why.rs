@@ -367,7 +367,8 @@ mod tests {
     fn what_the_consumers_ack_has_passed_is_on_the_node() {
         let view = View::new(vec![message()]);
         let row = view.rows().next().unwrap();
-        let at = |floor| Some(Progress { delivered: StreamSeq(12), ack_floor: StreamSeq(floor), deliveries: 1 });
+        let at =
+            |floor| Some(Progress { delivered: StreamSeq(12), ack_floor: StreamSeq(floor), deliveries: 1, pending: 0 });
         assert_eq!(with_ack_floor(&row, at(8)).state, State::Queued);
         assert_eq!(with_ack_floor(&row, at(9)).state, State::Delivered);
         let done = Row { state: State::Succeeded, ..row };
