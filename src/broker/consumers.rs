@@ -111,10 +111,10 @@ impl Broker {
         let mut begins = start.0.max(1);
         let mut action = "create";
         let mut is_lost = false;
-        let mut found = self.consumer(&name, node, INFO_TIMEOUT).await;
+        let mut found = self.consumer(&name, node.as_str(), INFO_TIMEOUT).await;
         // A single server takes no consumer with it and lives: it is busy, as with a thousand nodes that come at once.
         if matches!(found, Err(BrokerError::Timeout { .. })) && !self.is_clustered() {
-            found = self.consumer(&name, node, API_TIMEOUT).await;
+            found = self.consumer(&name, node.as_str(), API_TIMEOUT).await;
         }
         match found {
             Ok(Some(found)) if found.config.serves(start) && found.config.reaches(&filters) => {
@@ -188,7 +188,12 @@ impl Broker {
         stream: StreamKind,
         node: &NodeName,
     ) -> Result<Option<Progress>, BrokerError> {
-        let found = match self.consumer(&self.names.stream(stream), node, INFO_TIMEOUT).await {
+        self.durable_progress(&self.names.stream(stream), node.as_str()).await
+    }
+
+    /// The same of any durable consumer.
+    pub(super) async fn durable_progress(&self, stream: &str, name: &str) -> Result<Option<Progress>, BrokerError> {
+        let found = match self.consumer(stream, name, INFO_TIMEOUT).await {
             Err(BrokerError::Timeout { .. }) => None,
             found => found?,
         };
@@ -203,10 +208,10 @@ impl Broker {
     async fn consumer(
         &self,
         stream: &str,
-        node: &NodeName,
+        consumer: &str,
         within: Duration,
     ) -> Result<Option<ConsumerInfo>, BrokerError> {
-        match self.api_within(&format!("CONSUMER.INFO.{stream}.{node}"), &Value::Null, within).await {
+        match self.api_within(&format!("CONSUMER.INFO.{stream}.{consumer}"), &Value::Null, within).await {
             Ok(info) => Ok(Some(info)),
             Err(error) if error.code() == Some(CONSUMER_NOT_FOUND) => Ok(None),
             Err(error) => Err(error),

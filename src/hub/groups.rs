@@ -14,20 +14,21 @@ use super::fate::{Letter, Standing};
 use super::nodes::Nodes;
 use super::records::PUBLISH_TIMEOUT;
 use super::results::control;
-use crate::broker::{From, Outgoing};
+use crate::broker::{From, Outgoing, RawMessage};
 use crate::killpoint::{Point, here};
 use crate::model::groups::{Belongs, Done, Mark, Step, members};
 use crate::model::header::names as header;
 use crate::model::id::{MessageId, StreamSeq};
 use crate::model::message::{Kind, StreamKind};
-use crate::model::name::{GroupName, NodeName};
+use crate::model::name::{GroupName, NodeName, Sender};
 use crate::model::node::{Spec, Starts};
-use crate::model::subject::HubVerb;
+use crate::model::subject::{HubVerb, RecordClass};
 use uuid::Uuid;
 
 /// Begins what is wanted and goes on with what is under way, as far as that goes now.
 pub(super) async fn carry_out(nodes: &Nodes, spec: &Spec) -> Result<(), HubError> {
     let node = &spec.node;
+    let _one = nodes.joining(node).await;
     let spec = nodes.change(node, |spec| spec.plan_groups(Uuid::new_v4)).await?;
     here(Point::Planned);
     for step in spec.group_steps() {
@@ -56,6 +57,24 @@ async fn finish(nodes: &Nodes, node: &NodeName, marker: Uuid, mark: &Mark) -> Re
     here(Point::MarksKnown);
     tracing::info!(%node, ?mark, commands = ?at.commands, events = ?at.events, "group");
     Ok(())
+}
+
+/// A record tells that a node has taken a mark: a leave that waited for that is over.
+pub(super) async fn told(nodes: &Nodes, told: &RawMessage) -> Result<(), HubError> {
+    let names = nodes.broker().names();
+    let Some((RecordClass::Ack, subject)) = names.parse_record(&told.subject) else { return Ok(()) };
+    let is_mark = subject.from == Sender::hub().as_str() && subject.method == HubVerb::Member.as_str();
+    let (true, Ok(node)) = (is_mark, subject.node.parse::<NodeName>()) else { return Ok(()) };
+    let draining = |spec: &Spec| spec.group_steps().iter().any(|step| matches!(step, Step::Drain { .. }));
+    let Some(spec) = nodes.read_again(&node).await?.filter(|spec| draining(spec)) else { return Ok(()) };
+    carry_out(nodes, &spec).await?;
+    let stream = told.headers.get(header::STREAM).and_then(|name| names.stream_kind(name));
+    // The broker hears of the ack beside the record, and perhaps a moment later.
+    let Some(stream) = stream else { return Ok(()) };
+    let floor = nodes.broker().consumer_progress(stream, &node).await?.map(|progress| progress.ack_floor);
+    let waits = |step: &Step| matches!(step, Step::Drain { leave, .. } if floor < *leave.get(stream));
+    let spec = nodes.read_again(&node).await?;
+    if spec.is_some_and(|spec| spec.group_steps().iter().any(waits)) { Err(HubError::JoinPending) } else { Ok(()) }
 }
 
 /// The filters go once nothing before the leave is left to take.
@@ -113,6 +132,10 @@ async fn publish(
 
 /// How a message to a group stands. What memory says is asked again of the leader: a leave that lies before the message
 /// was pending in `spec` before that, so a read that comes after the message knows of it.
+///
+/// Of `@all` a node is a member from its start on, so nobody may answer in its place that could still get a start before
+/// the message: one that is in `spec` without a start is waited for, and so are the messages before this one, which may
+/// make nodes. Whatever makes a node later looks up the stream's end after it wrote `spec`, and begins behind the message.
 pub(super) async fn standing(nodes: &Nodes, letter: &Letter, group: &GroupName) -> Result<Standing, HubError> {
     let (stream, seq) = (letter.at.stream, letter.at.seq);
     if *group == GroupName::all() && stream == StreamKind::Events {
@@ -129,6 +152,10 @@ pub(super) async fn standing(nodes: &Nodes, letter: &Letter, group: &GroupName) 
     Ok(match all.iter().map(belongs).max().unwrap_or(Belongs::No) {
         Belongs::Member => Standing::Members,
         Belongs::Pending => Standing::Pending,
+        // A node that an earlier message is about to make begins before this one.
+        Belongs::No if *group == GroupName::all() && !nodes.broker().is_settled_below(stream, seq).await? => {
+            Standing::Pending
+        }
         Belongs::No => Standing::NoMembers,
     })
 }

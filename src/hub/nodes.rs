@@ -6,6 +6,7 @@
 
 use super::HubError;
 use super::fate::Letter;
+use super::locks::Locks;
 use super::records::{self, PUBLISH_TIMEOUT};
 use super::results::control;
 use crate::broker::{Broker, Ensured, From, Outgoing, PublishError, RawMessage};
@@ -18,17 +19,13 @@ use crate::model::subject::{HubVerb, NodeKey, RecordStream};
 use crate::model::time::Timestamp;
 use serde_json::json;
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::MutexGuard;
 use uuid::Uuid;
 
 /// How often a lost compare-and-set is tried again: each loss means that somebody else got on.
 const ROUNDS: usize = 20;
-
-/// Nodes that are made at the same time by one hub; two of one name never are.
-const MAKING: usize = 64;
 
 /// How a key of the bucket stands.
 struct Entry {
@@ -51,19 +48,23 @@ pub(super) struct Nodes {
     broker: Broker,
     auto_nodes: bool,
     known: RwLock<HashMap<NodeName, Known>>,
-    making: Vec<Mutex<()>>,
-    hasher: RandomState,
+    making: Locks,
+    joining: Locks,
 }
 
 impl Nodes {
     /// Nothing known yet. `auto_nodes`: a message to an unknown name makes a node of it.
     pub(super) fn new(broker: Broker, auto_nodes: bool) -> Nodes {
-        let making = (0..MAKING).map(|_| Mutex::new(())).collect();
-        Nodes { broker, auto_nodes, known: RwLock::default(), making, hasher: RandomState::new() }
+        Nodes { broker, auto_nodes, known: RwLock::default(), making: Locks::new(), joining: Locks::new() }
     }
 
     pub(super) fn broker(&self) -> &Broker {
         &self.broker
+    }
+
+    /// Held while a node's joins and leaves are carried out: each step would only find the other's work.
+    pub(super) async fn joining(&self, node: &NodeName) -> MutexGuard<'_, ()> {
+        self.joining.lock(node).await
     }
 
     /// What is decided about a node; `None` where there is no such node. What is not in memory is asked of the leader, so
@@ -95,7 +96,7 @@ impl Nodes {
 
     /// Sees to it that the node is there, has a start, and a consumer that begins there.
     pub(super) async fn make(&self, node: &NodeName) -> Result<Arc<Spec>, HubError> {
-        let _one = self.one_at_a_time(node).await;
+        let _one = self.making.lock(node).await;
         let entry = self.read(node).await?;
         let spec = match entry.spec {
             Some(spec) => self.remember(node, spec, entry.revision),
@@ -122,7 +123,7 @@ impl Nodes {
     /// The same, its events beginning no later than at this one for everybody.
     pub(super) async fn open_events_at(&self, node: &NodeName, at: Option<StreamSeq>) -> Result<StreamSeq, HubError> {
         let spec = self.make(node).await?;
-        let _one = self.one_at_a_time(node).await;
+        let _one = self.making.lock(node).await;
         let (spec, start) = match spec.start.events {
             Some(start) => (spec, start),
             None => {
@@ -324,11 +325,6 @@ impl Nodes {
 
     fn key(&self, node: &NodeName) -> String {
         self.broker.names().node_key(NodeKey::Spec, node.as_str())
-    }
-
-    async fn one_at_a_time(&self, node: &NodeName) -> MutexGuard<'_, ()> {
-        let at = usize::try_from(self.hasher.hash_one(node)).unwrap_or(0) % MAKING;
-        self.making[at].lock().await
     }
 
     fn remembered(&self, node: &NodeName) -> Option<Arc<Spec>> {

@@ -174,6 +174,8 @@ impl Spec {
         if *group == GroupName::all() {
             return match *self.start.get(stream) {
                 Some(start) if seq >= start => Belongs::Member,
+                // It is being made; where it begins is not known yet.
+                None if stream == StreamKind::Commands => Belongs::Pending,
                 _ => Belongs::No,
             };
         }
