@@ -31,7 +31,7 @@ const CONSUMER_NOT_FOUND: u64 = 10014;
 const CONSUMER_EXISTS: [u64; 3] = [10148, 10105, 10013];
 
 /// What became of a request to have a consumer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ensured {
     /// It was there, and serves.
     Found,
@@ -39,6 +39,8 @@ pub enum Ensured {
     Made,
     /// It was there, and has been changed just now: its filters were others, or another hub was faster.
     Changed,
+    /// It is there and does not reach these, which it must not be without unnoticed. It is left as it is.
+    Lacking(Vec<Target>),
 }
 
 /// How far a consumer has come.
@@ -89,6 +91,10 @@ impl ConsumerConfig {
         self.ack_policy == "all" && self.deliver_policy == "by_start_sequence" && self.opt_start_seq <= start.0
     }
 
+    fn lacks(&self, filter: &String) -> bool {
+        !self.filter_subjects.iter().chain(&self.filter_subject).any(|found| found == filter)
+    }
+
     /// True where it reaches these and nothing else.
     fn reaches(&self, filters: &[String]) -> bool {
         let found: HashSet<&String> = self.filter_subjects.iter().chain(&self.filter_subject).collect();
@@ -98,13 +104,15 @@ impl ConsumerConfig {
 
 impl Broker {
     /// Makes the node's consumer on a stream, beginning at `start`, for messages to `targets`, unless one is there that
-    /// serves; one that serves but for its filters has them changed and stays where it is.
+    /// serves; one that serves but for its filters has them changed and stays where it is, unless it is without one of
+    /// `relied_on`.
     pub async fn ensure_consumer(
         &self,
         stream: StreamKind,
         node: &NodeName,
         start: StreamSeq,
         targets: &[Target],
+        relied_on: &[Target],
     ) -> Result<Ensured, BrokerError> {
         let name = self.names.stream(stream);
         let filters: Vec<String> = targets.iter().map(|target| self.names.target_filter(target)).collect();
@@ -121,6 +129,11 @@ impl Broker {
                 return Ok(Ensured::Found);
             }
             Ok(Some(found)) if found.config.serves(start) => {
+                let lacks = |target: &&Target| found.config.lacks(&self.names.target_filter(target));
+                let lacking: Vec<Target> = relied_on.iter().filter(lacks).cloned().collect();
+                if !lacking.is_empty() {
+                    return Ok(Ensured::Lacking(lacking));
+                }
                 (action, begins) = ("update", found.config.opt_start_seq);
             }
             Ok(None) => {}

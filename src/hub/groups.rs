@@ -1,7 +1,7 @@
 //! Joins and leaves carried out (PROTOCOL §4), and who a group's message is for.
 //!
 //! ```text
-//! spec.want_groups ─ plan: pending in spec ─ join: events opened → filters set → marks published → J in spec
+//! spec.want_groups ─ plan: pending in spec ─ join: events opened → filters set → marks published → J in spec → filters looked at
 //!                                          └ leave: marks published → L in spec → ack floors past L → filters set
 //! ```
 //!
@@ -34,29 +34,47 @@ pub(super) async fn carry_out(nodes: &Nodes, spec: &Spec) -> Result<(), HubError
     for step in spec.group_steps() {
         match step {
             Step::Join { group, marker } => {
+                let were_set = nodes.set_filters(node).await?;
                 nodes.open_events(node).await?;
                 nodes.set_filters(node).await?;
                 here(Point::Filtered);
-                finish(nodes, node, marker, &Mark::Join(group)).await?;
+                let was_marked = finish(nodes, node, marker, &Mark::Join(group.clone())).await?;
+                if was_marked && !were_set {
+                    // The filters were taken away behind the marks, or another hub was at this, too.
+                    nodes.read_again_from(node, &[group]).await?;
+                }
+                // Taken away between the look and the marks they would be found by nobody soon.
+                nodes.set_filters(node).await?;
             }
-            Step::Leave { group, marker } => finish(nodes, node, marker, &Mark::Leave(group)).await?,
+            Step::Again { group, marker } => {
+                nodes.set_filters(node).await?;
+                for stream in StreamKind::ALL {
+                    publish(nodes, node, stream, marker, &Mark::Again(group.clone())).await?;
+                }
+                nodes.change(node, |spec| spec.again_said(marker)).await?;
+                tracing::warn!(%node, %group, "has to read again from its join on");
+            }
+            Step::Leave { group, marker } => drop(finish(nodes, node, marker, &Mark::Leave(group)).await?),
             Step::Drain { marker, leave } => drain(nodes, node, marker, leave).await?,
         }
     }
     Ok(())
 }
 
-/// Publishes both marks and writes where they are.
-async fn finish(nodes: &Nodes, node: &NodeName, marker: Uuid, mark: &Mark) -> Result<(), HubError> {
+/// Publishes both marks and writes where they are; true where one of them had been there already.
+async fn finish(nodes: &Nodes, node: &NodeName, marker: Uuid, mark: &Mark) -> Result<bool, HubError> {
     let mut at = Starts::default();
+    let mut was_there = false;
     for stream in StreamKind::ALL {
-        *at.get_mut(stream) = Some(publish(nodes, node, stream, marker, mark).await?);
+        let (seq, is_old) = publish(nodes, node, stream, marker, mark).await?;
+        *at.get_mut(stream) = Some(seq);
+        was_there |= is_old;
         here(Point::Marked);
     }
     nodes.change(node, |spec| spec.group_done(marker, Done::Marked(at))).await?;
     here(Point::MarksKnown);
     tracing::info!(%node, ?mark, commands = ?at.commands, events = ?at.events, "group");
-    Ok(())
+    Ok(was_there)
 }
 
 /// A record tells that a node has taken a mark: a leave that waited for that is over.
@@ -87,18 +105,18 @@ async fn drain(nodes: &Nodes, node: &NodeName, marker: Uuid, leave: Starts) -> R
     }
     nodes.change(node, |spec| spec.group_done(marker, Done::Drained)).await?;
     here(Point::Drained);
-    nodes.set_filters(node).await
+    nodes.set_filters(node).await.map(drop)
 }
 
-/// Publishes a mark, and gives the sequence of the first one with its id: another hub may have stored it long ago, when the
-/// broker no longer knows a duplicate.
+/// Publishes a mark, and gives the sequence of the first one with its id, and whether that was there before: another hub may
+/// have stored it long ago, when the broker no longer knows a duplicate.
 async fn publish(
     nodes: &Nodes,
     node: &NodeName,
     stream: StreamKind,
     marker: Uuid,
     mark: &Mark,
-) -> Result<StreamSeq, HubError> {
+) -> Result<(StreamSeq, bool), HubError> {
     let broker = nodes.broker();
     let body = serde_json::to_vec(mark).map_err(|e| HubError::Internal(e.to_string()))?;
     // Records of both go under different names.
@@ -123,11 +141,11 @@ async fn publish(
             break;
         }
         if found.headers.get(header::ID) == Some(text.as_str()) {
-            return Ok(found.seq);
+            return Ok((found.seq, true));
         }
         from = StreamSeq(found.seq.0 + 1);
     }
-    Ok(stored.seq)
+    Ok((stored.seq, stored.duplicate))
 }
 
 /// How a message to a group stands. What memory says is asked again of the leader: a leave that lies before the message

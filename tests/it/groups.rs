@@ -1,5 +1,7 @@
 //! Groups: who joins and leaves is decided in the stream, exact to the sequence, whatever is killed meanwhile.
 
+mod stale;
+
 use crate::harness::{Cli, Fleet, Process, SOON, wait_until};
 use edgeward::model::groups::Belongs;
 use edgeward::model::id::StreamSeq;

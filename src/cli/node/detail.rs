@@ -173,7 +173,7 @@ fn on_it(facts: &NodeFacts) -> String {
 }
 
 fn group_cells(membership: &Membership) -> [String; 4] {
-    let Membership { name, join, leave, pending } = membership;
+    let Membership { name, join, leave, pending, .. } = membership;
     let state = match (pending, join.events, leave.events) {
         (Some(_), None, _) => "joining",
         (Some(_), _, None) => "leaving",
