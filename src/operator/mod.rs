@@ -19,6 +19,8 @@ mod pages;
 mod records;
 mod replay;
 mod row;
+#[cfg(test)]
+mod samples;
 mod send;
 mod targets;
 mod totals;

@@ -155,6 +155,7 @@ pub async fn want_groups(
             Ok(_) => return Ok(Some(spec)),
             // Somebody else wrote; or, without a word, perhaps we did: what is there tells.
             Err(PublishError::WrongLast | PublishError::Unknown) => {}
+            Err(PublishError::Denied { subject }) => return Err(BrokerError::Denied { subject }.into()),
             Err(error) => return Err(OperatorError::NotWritten { key, error: error.to_string() }),
         }
     }

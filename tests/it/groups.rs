@@ -317,6 +317,29 @@ async fn a_plain_cancel_to_the_group_counts_where_its_message_did() {
     }
 }
 
+/// What is purged before a member has taken it is gone for that one: it goes on with what comes after.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_purged_is_found_no_more_and_runs_nowhere_else() {
+    let mut fleet = Fleet::start(&["ship1", "ship2"]).await;
+    for node in ["ship1", "ship2"] {
+        want(&fleet, node, &[web()]).await;
+        settled(&fleet, node, true).await;
+    }
+    fleet.agent("ship2").kill();
+    let shell = "fleet.msg.@web.command.ops.shell";
+    let sent = fleet.publish(shell, &[("Fleet-Id", "gone")], "true").await;
+    fleet.record("ship1", "ops", "shell", "gone").await;
+    api(&fleet, "STREAM.PURGE.FLEET_COMMANDS", &format!("{{\"seq\":{}}}", sent.seq.0 + 1)).await;
+    let said = fleet.cli().run(&["status", "gone"]).await.exits(2);
+    assert!(said.stderr.contains("gone"), "{said:?}");
+    fleet.start_agent("ship2").await;
+    let next = format!("s{}", fleet.publish(shell, &[], "true").await.seq);
+    for node in ["ship1", "ship2"] {
+        fleet.record(node, "ops", "shell", &next).await;
+    }
+    assert!(!is_told(&fleet, "ship2", "shell", "gone").await);
+}
+
 #[cfg(feature = "kill-points")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hub_that_dies_behind_any_step_leaves_the_rest_to_the_next() {
