@@ -33,6 +33,18 @@ impl Groups {
         to_text(&known)
     }
 
+    /// From where a stream is to be read again, where that is due.
+    pub(crate) fn due(&self, stream: StreamKind) -> Option<StreamSeq> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).get(stream).due()
+    }
+
+    /// The stream is being read again; gives what the journal is to keep.
+    fn begun_again(&self, stream: StreamKind) -> String {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.get_mut(stream).begun_again();
+        to_text(&known)
+    }
+
     /// True where the node is a member of the group for the message stored there.
     fn is_member(&self, group: &GroupName, stream: StreamKind, seq: StreamSeq) -> bool {
         self.known.read().unwrap_or_else(PoisonError::into_inner).get(stream).contains(group, seq)
@@ -81,6 +93,15 @@ impl Node {
             Some(text) => self.journal.set_meta(Key::Members, text).await,
             None => Ok(()),
         }
+    }
+
+    /// Goes back to a join where messages since that may have been passed over: those that the journal does not know are
+    /// taken when they come again.
+    pub(crate) async fn read_again(&self, stream: StreamKind) -> Result<(), JournalError> {
+        let Some(join) = self.groups.due(stream) else { return Ok(()) };
+        tracing::warn!(?stream, %join, "messages to a group may have been passed over; reading again from the join on");
+        let kept = (Key::Members, self.groups.begun_again(stream));
+        self.journal.go_back(stream, join, self.groups.targets(), kept).await
     }
 
     /// True where the message is not for this node: to a group that it is no member of at that place. Such a message gets

@@ -158,6 +158,7 @@ async fn take(node: &Arc<Node>, dispatcher: &Handle, stream: StreamKind, start: 
             }
             // The journal has said so itself.
             Ended::Journal(error) if error.may_heal() => tracing::debug!(?stream, %error, "session"),
+            Ended::ReadAgain => continue,
             // This ends all sessions of this run.
             Ended::NotOurs => node.lease.let_go(),
             error => tracing::warn!(?stream, %error, "session"),
@@ -215,6 +216,8 @@ enum Ended {
     Journal(#[from] JournalError),
     #[error("the node's name is another's")]
     NotOurs,
+    #[error("it is to be read again from a join on")]
+    ReadAgain,
 }
 
 /// Nothing: a session only ends with an error.
@@ -233,6 +236,7 @@ async fn one_session(
     let Some(spec) = contact::ours(node).await.map_err(SessionError::from)? else { return Err(Ended::NotOurs) };
     pace.way = asked.elapsed();
     node.learn_groups(&spec).await?;
+    node.read_again(stream).await?;
     let places = Places::of(node, stream, start);
     let resume = places.resume(pace.patience).await?;
     let asked = Instant::now();
@@ -267,6 +271,9 @@ async fn one_session(
         session.ack(&batch).await;
         here(Point::Acked);
         pace.backoff.reset();
+        if node.groups.due(stream).is_some() {
+            return Err(Ended::ReadAgain);
+        }
         catch_up.saw(dispatcher, &batch).await;
     }
 }

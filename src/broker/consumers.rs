@@ -31,7 +31,7 @@ const CONSUMER_NOT_FOUND: u64 = 10014;
 const CONSUMER_EXISTS: [u64; 3] = [10148, 10105, 10013];
 
 /// What became of a request to have a consumer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ensured {
     /// It was there, and serves.
     Found,
@@ -39,6 +39,8 @@ pub enum Ensured {
     Made,
     /// It was there, and has been changed just now: its filters were others, or another hub was faster.
     Changed,
+    /// It is there and does not reach these, which it must not be without unnoticed. It is left as it is.
+    Lacking(Vec<Target>),
 }
 
 /// How far a consumer has come.
@@ -50,6 +52,8 @@ pub struct Progress {
     pub ack_floor: StreamSeq,
     /// How many it has given out since it was made or set.
     pub deliveries: u64,
+    /// How many it has still to give out.
+    pub pending: u64,
 }
 
 #[derive(Deserialize)]
@@ -57,6 +61,8 @@ struct ConsumerInfo {
     config: ConsumerConfig,
     delivered: Place,
     ack_floor: Place,
+    #[serde(default)]
+    num_pending: u64,
 }
 
 #[derive(Deserialize)]
@@ -85,6 +91,10 @@ impl ConsumerConfig {
         self.ack_policy == "all" && self.deliver_policy == "by_start_sequence" && self.opt_start_seq <= start.0
     }
 
+    fn lacks(&self, filter: &String) -> bool {
+        !self.filter_subjects.iter().chain(&self.filter_subject).any(|found| found == filter)
+    }
+
     /// True where it reaches these and nothing else.
     fn reaches(&self, filters: &[String]) -> bool {
         let found: HashSet<&String> = self.filter_subjects.iter().chain(&self.filter_subject).collect();
@@ -94,29 +104,36 @@ impl ConsumerConfig {
 
 impl Broker {
     /// Makes the node's consumer on a stream, beginning at `start`, for messages to `targets`, unless one is there that
-    /// serves; one that serves but for its filters has them changed and stays where it is.
+    /// serves; one that serves but for its filters has them changed and stays where it is, unless it is without one of
+    /// `relied_on`.
     pub async fn ensure_consumer(
         &self,
         stream: StreamKind,
         node: &NodeName,
         start: StreamSeq,
         targets: &[Target],
+        relied_on: &[Target],
     ) -> Result<Ensured, BrokerError> {
         let name = self.names.stream(stream);
         let filters: Vec<String> = targets.iter().map(|target| self.names.target_filter(target)).collect();
         let mut begins = start.0.max(1);
         let mut action = "create";
         let mut is_lost = false;
-        let mut found = self.consumer(&name, node, INFO_TIMEOUT).await;
+        let mut found = self.consumer(&name, node.as_str(), INFO_TIMEOUT).await;
         // A single server takes no consumer with it and lives: it is busy, as with a thousand nodes that come at once.
         if matches!(found, Err(BrokerError::Timeout { .. })) && !self.is_clustered() {
-            found = self.consumer(&name, node, API_TIMEOUT).await;
+            found = self.consumer(&name, node.as_str(), API_TIMEOUT).await;
         }
         match found {
             Ok(Some(found)) if found.config.serves(start) && found.config.reaches(&filters) => {
                 return Ok(Ensured::Found);
             }
             Ok(Some(found)) if found.config.serves(start) => {
+                let lacks = |target: &&Target| found.config.lacks(&self.names.target_filter(target));
+                let lacking: Vec<Target> = relied_on.iter().filter(lacks).cloned().collect();
+                if !lacking.is_empty() {
+                    return Ok(Ensured::Lacking(lacking));
+                }
                 (action, begins) = ("update", found.config.opt_start_seq);
             }
             Ok(None) => {}
@@ -184,7 +201,12 @@ impl Broker {
         stream: StreamKind,
         node: &NodeName,
     ) -> Result<Option<Progress>, BrokerError> {
-        let found = match self.consumer(&self.names.stream(stream), node, INFO_TIMEOUT).await {
+        self.durable_progress(&self.names.stream(stream), node.as_str()).await
+    }
+
+    /// The same of any durable consumer.
+    pub(super) async fn durable_progress(&self, stream: &str, name: &str) -> Result<Option<Progress>, BrokerError> {
+        let found = match self.consumer(stream, name, INFO_TIMEOUT).await {
             Err(BrokerError::Timeout { .. }) => None,
             found => found?,
         };
@@ -192,16 +214,17 @@ impl Broker {
             delivered: info.delivered.stream_seq,
             ack_floor: info.ack_floor.stream_seq,
             deliveries: info.delivered.consumer_seq,
+            pending: info.num_pending,
         }))
     }
 
     async fn consumer(
         &self,
         stream: &str,
-        node: &NodeName,
+        consumer: &str,
         within: Duration,
     ) -> Result<Option<ConsumerInfo>, BrokerError> {
-        match self.api_within(&format!("CONSUMER.INFO.{stream}.{node}"), &Value::Null, within).await {
+        match self.api_within(&format!("CONSUMER.INFO.{stream}.{consumer}"), &Value::Null, within).await {
             Ok(info) => Ok(Some(info)),
             Err(error) if error.code() == Some(CONSUMER_NOT_FOUND) => Ok(None),
             Err(error) => Err(error),

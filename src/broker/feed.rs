@@ -11,9 +11,10 @@ use super::api::nanos;
 use super::connect::{Broker, Link};
 use super::convert::from_wire;
 use super::error::BrokerError;
-use super::read::RawMessage;
+use super::read::{From, RawMessage};
 use crate::model::id::StreamSeq;
 use crate::model::jitter::Backoff;
+use crate::model::message::StreamKind;
 use crate::model::time::Timestamp;
 use async_nats::{Message, Subscriber};
 use bytes::Bytes;
@@ -251,6 +252,21 @@ impl Feed {
             Some(503) => Answer::NoConsumer,
             Some(code) => Answer::Failed(format!("{code} {}", description())),
         }
+    }
+}
+
+impl Broker {
+    /// True where the fates of all messages of a stream below this one are durable: none of them is still to be acked on the
+    /// hubs' consumer.
+    pub async fn is_settled_below(&self, stream: StreamKind, seq: StreamSeq) -> Result<bool, BrokerError> {
+        let name = self.names.stream(stream);
+        let Some(floor) = self.durable_progress(&name, DURABLE).await?.map(|progress| progress.ack_floor) else {
+            return Ok(false);
+        };
+        // The floor stays at the last one acked, however many sequences behind it are empty.
+        let filter = format!("{}.msg.>", self.names.prefix());
+        let open = self.get_next_at_leader(&name, &filter, From::Seq(StreamSeq(floor.0 + 1))).await?;
+        Ok(open.is_none_or(|open| open.seq >= seq))
     }
 }
 

@@ -3,7 +3,7 @@
 //! It says what it asked of whom and comes back; `edgeward wait` shows the end.
 
 use super::args::duration;
-use super::dry_run;
+use super::dry_run::{self, Members};
 use super::error::CliError;
 use super::exit::ExitCode;
 use super::output::{self, Format};
@@ -83,7 +83,9 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
             show(session, meant, "would be cancelled", None)?;
         }
         if session.format == Format::Table {
-            cancels(&plan.open, me)?.iter().try_for_each(|draft| dry_run::print_as(&loaded, me, draft))?;
+            // Whom they reach is told above: a row for each node that has the message.
+            let members = Members::default();
+            cancels(&plan.open, me)?.iter().try_for_each(|draft| dry_run::print_as(&loaded, me, draft, &members))?;
         }
         return Ok(ExitCode::Succeeded);
     }

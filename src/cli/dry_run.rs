@@ -1,29 +1,83 @@
-//! `--dry-run`: the targets, and the line of the plain `nats` CLI that sends the same.
+//! `--dry-run`: the targets, whom those reach that are groups, and the line of the plain `nats` CLI that sends the same.
 
 use super::config::Loaded;
 use super::error::CliError;
-use super::quote;
-use crate::broker::Outgoing;
+use super::session::Session;
+use super::{output, quote, say};
+use crate::broker::{Broker, Outgoing};
 use crate::model::config::Config;
-use crate::model::name::Sender;
+use crate::model::name::{GroupName, Sender, Target};
+use crate::model::node::Contact;
 use crate::model::subject::Names;
-use crate::operator::{Draft, outgoing};
+use crate::model::time::Timestamp;
+use crate::operator::{Draft, Reached, outgoing, reach};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
 /// A longer body does not fit on a command line of Linux with everything around it.
 const ARGUMENT: usize = 100 * 1024;
 
+/// Who is in the groups that messages are for, as far as the broker tells.
+#[derive(Default)]
+pub(super) struct Members(BTreeMap<GroupName, (Vec<Reached>, Timestamp)>);
+
+impl Members {
+    /// Asks the broker, at `broker` or at a connection of its own, where there are groups at all. One that does not tell
+    /// keeps nothing else from being shown.
+    pub(super) async fn of(session: &Session, loaded: &Loaded, broker: Option<&Broker>, drafts: &[&Draft]) -> Members {
+        let targets = drafts.iter().flat_map(|draft| &draft.to);
+        let groups: BTreeSet<&GroupName> = targets.filter_map(Target::group).collect();
+        let told = async {
+            let mut own = None;
+            let mut members = BTreeMap::new();
+            for group in groups {
+                let broker = match (broker, &mut own) {
+                    (Some(broker), _) => broker,
+                    (None, Some(own)) => own,
+                    (None, none) => none.insert(session.connect(loaded).await?),
+                };
+                members.insert(group.clone(), reach(broker, group).await?);
+            }
+            Ok::<_, CliError>(members)
+        };
+        match told.await {
+            Ok(members) => Members(members),
+            Err(error) => {
+                say(&format!("whom the groups reach is not known: {}", error.message));
+                Members::default()
+            }
+        }
+    }
+
+    /// Lines about a target.
+    fn lines(&self, to: &Target) -> Vec<String> {
+        let Some((reached, now)) = to.group().and_then(|group| self.0.get(group)) else { return Vec::new() };
+        let all: Vec<String> = reached.iter().map(|one| one.node.to_string()).collect();
+        let away = reached.iter().filter(|one| one.contact != Contact::InContact);
+        let away: Vec<String> = away
+            .map(|one| format!("{} ({})", one.node, output::out_of_contact(one.contact, one.heard_at, *now)))
+            .collect();
+        let told = |what: &str, names: &[String]| format!("# {what} {}: {}", names.len(), names.join(", "));
+        match (all.is_empty(), away.is_empty()) {
+            (true, _) => vec!["# reaches nobody: no node is in it now".to_owned()],
+            (_, true) => vec![told("reaches", &all)],
+            (_, false) => vec![told("reaches", &all), told("out of contact", &away)],
+        }
+    }
+}
+
 /// Prints what would be sent. Talks to nobody.
-pub(super) fn print(loaded: &Loaded, draft: &Draft) -> Result<(), CliError> {
-    print_as(loaded, loaded.sender()?, draft)
+pub(super) fn print(loaded: &Loaded, draft: &Draft, members: &Members) -> Result<(), CliError> {
+    print_as(loaded, loaded.sender()?, draft, members)
 }
 
 /// The same for another sender.
-pub(super) fn print_as(loaded: &Loaded, from: &Sender, draft: &Draft) -> Result<(), CliError> {
+pub(super) fn print_as(loaded: &Loaded, from: &Sender, draft: &Draft, members: &Members) -> Result<(), CliError> {
     let names = Names::new(&loaded.config.prefix)?;
     let mut out = std::io::stdout().lock();
     for to in draft.targets() {
         writeln!(out, "# {to}")?;
+        members.lines(to).iter().try_for_each(|line| writeln!(out, "{line}"))?;
         writeln!(out, "{}", line(&outgoing(&names, from, draft, to), &connection(loaded)?))?;
     }
     Ok(())

@@ -91,7 +91,7 @@ enum Verb {
     Result(result::Args),
     /// List the nodes.
     Nodes(nodes::Args),
-    /// Show or set the groups of a node.
+    /// Show a node in detail, or set its groups.
     Node(node::Args),
     /// List a node's processes, or stop, start and restart them.
     Ps(ps::Args),

@@ -1,6 +1,8 @@
-//! `edgeward node`: the groups of one node, to see or to set.
+//! `edgeward node`: one node in detail, or its groups to set.
 //!
 //! What is set is a wish in the node's `spec`; the hub carries it out, for a node that is away as well.
+
+mod detail;
 
 use super::error::CliError;
 use super::exit::ExitCode;
@@ -8,8 +10,8 @@ use super::output::{self, Format};
 use super::session::Session;
 use super::{say, sending};
 use crate::model::name::{GroupName, NodeName, Sender};
-use crate::model::node::{Membership, Spec, Starts};
-use crate::operator::{node, want_groups};
+use crate::model::node::Spec;
+use crate::operator::want_groups;
 
 /// Arguments of `node`.
 #[derive(Debug, clap::Args)]
@@ -49,45 +51,19 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
     let loaded = session.load(args.from.as_ref())?;
     let broker = session.connect(&loaded).await?;
     sending::known(&broker, std::slice::from_ref(&args.node)).await?;
-    let spec = match &args.groups {
-        Some(Groups(wanted)) => want_groups(&broker, &args.node, wanted).await?,
-        None => node(&broker, &args.node).await?.spec,
-    };
+    let Some(Groups(groups)) = &args.groups else { return detail::show(&broker, &args.node, session.format).await };
+    let spec = want_groups(&broker, &args.node, groups).await?;
     let spec = spec.ok_or_else(|| CliError::usage(format!("the hub has not taken `{}` in", args.node)))?;
-    if session.format == Format::Json {
-        output::print_json(&spec)?;
-        return Ok(ExitCode::Succeeded);
+    match session.format {
+        Format::Json => output::print_json(&spec)?,
+        Format::Table => say(&format!("{} is to be in: {}; the hub sees to it", args.node, wanted(&spec))),
     }
-    if args.groups.is_some() {
-        say(&format!("{} is to be in: {}; the hub sees to it", args.node, wanted(&spec)));
-        return Ok(ExitCode::Succeeded);
-    }
-    let mut table = output::table(&["GROUP", "STATE", "COMMANDS", "EVENTS"]);
-    for membership in &spec.groups {
-        table.add_row(cells(membership));
-    }
-    output::print_table(&table)?;
     Ok(ExitCode::Succeeded)
 }
 
 fn wanted(spec: &Spec) -> String {
     let names = spec.want_groups.as_deref().unwrap_or_default();
     if names.is_empty() { "no group".to_owned() } else { names.join(", ") }
-}
-
-fn cells(membership: &Membership) -> [String; 4] {
-    let Membership { name, join, leave, pending } = membership;
-    let state = match (pending, join.events, leave.events) {
-        (Some(_), None, _) => "joining",
-        (Some(_), _, None) => "leaving",
-        (None, _, None) => "member",
-        (_, _, Some(_)) => "left",
-    };
-    let stretch = |of: fn(&Starts) -> Option<crate::model::id::StreamSeq>| {
-        let text = |marks| of(marks).map(|seq| seq.to_string()).unwrap_or_default();
-        format!("{}–{}", text(join), text(leave))
-    };
-    [format!("@{name}"), state.to_owned(), stretch(|s| s.commands), stretch(|s| s.events)]
 }
 
 #[cfg(test)]

@@ -190,7 +190,8 @@ fn table(wanted: &Wanted<'_>, now: Timestamp) -> comfy_table::Table {
     table
 }
 
-fn waiting(facts: &NodeFacts) -> Option<u64> {
+/// Messages in the lanes of a node, running ones too.
+pub(super) fn waiting(facts: &NodeFacts) -> Option<u64> {
     let lanes = facts.status.as_ref()?.0.lanes.as_ref()?;
     Some(lanes.iter().map(|lane| lane.depth).sum())
 }
@@ -213,7 +214,7 @@ fn cells(node: &str, facts: &NodeFacts, now: Timestamp) -> [String; 8] {
 }
 
 /// How far a node's clock is from the broker's: `+12 ms` where it is ahead of it.
-fn offset(broker_minus_node_ms: i64) -> String {
+pub(super) fn offset(broker_minus_node_ms: i64) -> String {
     let sign = if broker_minus_node_ms > 0 { '-' } else { '+' };
     match broker_minus_node_ms.unsigned_abs() {
         0 => "0 ms".to_owned(),
@@ -222,7 +223,7 @@ fn offset(broker_minus_node_ms: i64) -> String {
     }
 }
 
-fn notes(facts: &NodeFacts) -> String {
+pub(super) fn notes(facts: &NodeFacts) -> String {
     let status = facts.status.as_ref().map(|(status, _)| status);
     let mut notes = Vec::new();
     if status.and_then(|s| s.insecure) == Some(true) {

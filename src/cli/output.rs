@@ -152,12 +152,17 @@ pub(super) fn notes_but_contact(row: &Row<'_>) -> String {
 
 /// `silent for 3 h`, `stopped 2 min ago`, `never heard`.
 pub(super) fn contact_text(row: &Row<'_>, now: Timestamp) -> String {
-    let age = row.heard_at.map(|at| age(at, now)).unwrap_or_default();
-    match row.contact {
-        Some(Contact::Silent) => format!("silent for {age}"),
-        Some(Contact::Stopped) => format!("stopped {age} ago"),
-        Some(Contact::Never) => "never heard".to_owned(),
-        Some(Contact::InContact) | None => String::new(),
+    row.contact.map(|contact| out_of_contact(contact, row.heard_at, now)).unwrap_or_default()
+}
+
+/// The same of a node; nothing where it is in contact.
+pub(super) fn out_of_contact(contact: Contact, heard_at: Option<Timestamp>, now: Timestamp) -> String {
+    let age = heard_at.map(|at| age(at, now)).unwrap_or_default();
+    match contact {
+        Contact::Silent => format!("silent for {age}"),
+        Contact::Stopped => format!("stopped {age} ago"),
+        Contact::Never => "never heard".to_owned(),
+        Contact::InContact => String::new(),
     }
 }
 

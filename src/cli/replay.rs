@@ -4,7 +4,7 @@
 //! stops there and says what was not sent.
 
 use super::args::TargetList;
-use super::dry_run;
+use super::dry_run::{self, Members};
 use super::error::CliError;
 use super::exit::ExitCode;
 use super::output::{self, Format};
@@ -113,7 +113,9 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
         say(&format!("the start-by of {} has passed: it is sent without one", output::id_ref(*of)));
     }
     if args.dry_run {
-        messages.iter().try_for_each(|repeat| dry_run::print(&loaded, &repeat.draft))?;
+        let drafts: Vec<_> = messages.iter().map(|repeat| &repeat.draft).collect();
+        let members = Members::of(session, &loaded, Some(&broker), &drafts).await;
+        drafts.iter().try_for_each(|draft| dry_run::print(&loaded, draft, &members))?;
         return Ok(ExitCode::Succeeded);
     }
     check_nodes(&broker, messages.iter().map(|repeat| &repeat.draft), args.new).await?;

@@ -1,15 +1,16 @@
 //! `edgeward run`: send, wait, show.
 
 use super::args::duration;
+use super::dry_run::{self, Members};
 use super::error::CliError;
 use super::exit::ExitCode;
 use super::live::{Live, show_end};
 use super::message::{ContentArgs, MessageArgs, draft, find_targets};
 use super::output::{self, Format, RowJson};
+use super::say;
 use super::sending::{check_nodes, store};
 use super::session::Session;
 use super::watching::{End, Patience, exit_code, tell_end, wait_for};
-use super::{dry_run, say};
 use crate::model::name::Target;
 use crate::operator::{Draft, Outputs, Sent, Watch};
 use std::io::IsTerminal;
@@ -42,7 +43,8 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
         return Err(CliError::usage("--exit-status is for one node"));
     }
     if args.message.dry_run {
-        dry_run::print(&loaded, &draft)?;
+        let members = Members::of(session, &loaded, broker.as_ref(), &[&draft]).await;
+        dry_run::print(&loaded, &draft, &members)?;
         return Ok(ExitCode::Succeeded);
     }
     let from = loaded.sender()?;

@@ -1,6 +1,6 @@
 //! `edgeward send`: store a message and tell its id and sequence.
 
-use super::dry_run;
+use super::dry_run::{self, Members};
 use super::error::CliError;
 use super::exit::ExitCode;
 use super::message::{ContentArgs, MessageArgs, draft, drafts_in_file, find_targets};
@@ -51,7 +51,9 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
         }
     }
     if args.message.dry_run {
-        drafts.iter().try_for_each(|draft| dry_run::print(&loaded, draft))?;
+        let all: Vec<_> = drafts.iter().collect();
+        let members = Members::of(session, &loaded, broker.as_ref(), &all).await;
+        drafts.iter().try_for_each(|draft| dry_run::print(&loaded, draft, &members))?;
         return Ok(ExitCode::Succeeded);
     }
     loaded.sender()?;

@@ -1,7 +1,7 @@
 //! Joins and leaves carried out (PROTOCOL §4), and who a group's message is for.
 //!
 //! ```text
-//! spec.want_groups ─ plan: pending in spec ─ join: events opened → filters set → marks published → J in spec
+//! spec.want_groups ─ plan: pending in spec ─ join: events opened → filters set → marks published → J in spec → filters looked at
 //!                                          └ leave: marks published → L in spec → ack floors past L → filters set
 //! ```
 //!
@@ -14,48 +14,85 @@ use super::fate::{Letter, Standing};
 use super::nodes::Nodes;
 use super::records::PUBLISH_TIMEOUT;
 use super::results::control;
-use crate::broker::{From, Outgoing};
+use crate::broker::{From, Outgoing, RawMessage};
 use crate::killpoint::{Point, here};
 use crate::model::groups::{Belongs, Done, Mark, Step, members};
 use crate::model::header::names as header;
 use crate::model::id::{MessageId, StreamSeq};
 use crate::model::message::{Kind, StreamKind};
-use crate::model::name::{GroupName, NodeName};
+use crate::model::name::{GroupName, NodeName, Sender};
 use crate::model::node::{Spec, Starts};
-use crate::model::subject::HubVerb;
+use crate::model::subject::{HubVerb, RecordClass};
 use uuid::Uuid;
 
 /// Begins what is wanted and goes on with what is under way, as far as that goes now.
 pub(super) async fn carry_out(nodes: &Nodes, spec: &Spec) -> Result<(), HubError> {
     let node = &spec.node;
+    let _one = nodes.joining(node).await;
     let spec = nodes.change(node, |spec| spec.plan_groups(Uuid::new_v4)).await?;
     here(Point::Planned);
     for step in spec.group_steps() {
         match step {
             Step::Join { group, marker } => {
+                let were_set = nodes.set_filters(node).await?;
                 nodes.open_events(node).await?;
                 nodes.set_filters(node).await?;
                 here(Point::Filtered);
-                finish(nodes, node, marker, &Mark::Join(group)).await?;
+                let was_marked = finish(nodes, node, marker, &Mark::Join(group.clone())).await?;
+                if was_marked && !were_set {
+                    // The filters were taken away behind the marks, or another hub was at this, too.
+                    nodes.read_again_from(node, &[group]).await?;
+                }
+                // Taken away between the look and the marks they would be found by nobody soon.
+                nodes.set_filters(node).await?;
             }
-            Step::Leave { group, marker } => finish(nodes, node, marker, &Mark::Leave(group)).await?,
+            Step::Again { group, marker } => {
+                nodes.set_filters(node).await?;
+                for stream in StreamKind::ALL {
+                    publish(nodes, node, stream, marker, &Mark::Again(group.clone())).await?;
+                }
+                nodes.change(node, |spec| spec.again_said(marker)).await?;
+                tracing::warn!(%node, %group, "has to read again from its join on");
+            }
+            Step::Leave { group, marker } => drop(finish(nodes, node, marker, &Mark::Leave(group)).await?),
             Step::Drain { marker, leave } => drain(nodes, node, marker, leave).await?,
         }
     }
     Ok(())
 }
 
-/// Publishes both marks and writes where they are.
-async fn finish(nodes: &Nodes, node: &NodeName, marker: Uuid, mark: &Mark) -> Result<(), HubError> {
+/// Publishes both marks and writes where they are; true where one of them had been there already.
+async fn finish(nodes: &Nodes, node: &NodeName, marker: Uuid, mark: &Mark) -> Result<bool, HubError> {
     let mut at = Starts::default();
+    let mut was_there = false;
     for stream in StreamKind::ALL {
-        *at.get_mut(stream) = Some(publish(nodes, node, stream, marker, mark).await?);
+        let (seq, is_old) = publish(nodes, node, stream, marker, mark).await?;
+        *at.get_mut(stream) = Some(seq);
+        was_there |= is_old;
         here(Point::Marked);
     }
     nodes.change(node, |spec| spec.group_done(marker, Done::Marked(at))).await?;
     here(Point::MarksKnown);
     tracing::info!(%node, ?mark, commands = ?at.commands, events = ?at.events, "group");
-    Ok(())
+    Ok(was_there)
+}
+
+/// A record tells that a node has taken a mark: a leave that waited for that is over.
+pub(super) async fn told(nodes: &Nodes, told: &RawMessage) -> Result<(), HubError> {
+    let names = nodes.broker().names();
+    let Some((RecordClass::Ack, subject)) = names.parse_record(&told.subject) else { return Ok(()) };
+    let is_mark = subject.from == Sender::hub().as_str() && subject.method == HubVerb::Member.as_str();
+    let (true, Ok(node)) = (is_mark, subject.node.parse::<NodeName>()) else { return Ok(()) };
+    let draining = |spec: &Spec| spec.group_steps().iter().any(|step| matches!(step, Step::Drain { .. }));
+    let Some(spec) = nodes.read_again(&node).await?.filter(|spec| draining(spec)) else { return Ok(()) };
+    carry_out(nodes, &spec).await?;
+    let stream = told.headers.get(header::STREAM).and_then(|name| names.stream_kind(name));
+    // The broker hears of the ack beside the record, and perhaps a moment later.
+    let Some(stream) = stream else { return Ok(()) };
+    let floor = nodes.broker().consumer_progress(stream, &node).await?.map(|progress| progress.ack_floor);
+    let waits = |step: &Step| matches!(step, Step::Drain { leave, .. } if floor < *leave.get(stream));
+    let spec = nodes.read_again(&node).await?;
+    if spec.is_some_and(|spec| spec.group_steps().iter().any(waits)) { Err(HubError::JoinPending) } else { Ok(()) }
 }
 
 /// The filters go once nothing before the leave is left to take.
@@ -68,18 +105,18 @@ async fn drain(nodes: &Nodes, node: &NodeName, marker: Uuid, leave: Starts) -> R
     }
     nodes.change(node, |spec| spec.group_done(marker, Done::Drained)).await?;
     here(Point::Drained);
-    nodes.set_filters(node).await
+    nodes.set_filters(node).await.map(drop)
 }
 
-/// Publishes a mark, and gives the sequence of the first one with its id: another hub may have stored it long ago, when the
-/// broker no longer knows a duplicate.
+/// Publishes a mark, and gives the sequence of the first one with its id, and whether that was there before: another hub may
+/// have stored it long ago, when the broker no longer knows a duplicate.
 async fn publish(
     nodes: &Nodes,
     node: &NodeName,
     stream: StreamKind,
     marker: Uuid,
     mark: &Mark,
-) -> Result<StreamSeq, HubError> {
+) -> Result<(StreamSeq, bool), HubError> {
     let broker = nodes.broker();
     let body = serde_json::to_vec(mark).map_err(|e| HubError::Internal(e.to_string()))?;
     // Records of both go under different names.
@@ -104,15 +141,19 @@ async fn publish(
             break;
         }
         if found.headers.get(header::ID) == Some(text.as_str()) {
-            return Ok(found.seq);
+            return Ok((found.seq, true));
         }
         from = StreamSeq(found.seq.0 + 1);
     }
-    Ok(stored.seq)
+    Ok((stored.seq, stored.duplicate))
 }
 
 /// How a message to a group stands. What memory says is asked again of the leader: a leave that lies before the message
 /// was pending in `spec` before that, so a read that comes after the message knows of it.
+///
+/// Of `@all` a node is a member from its start on, so nobody may answer in its place that could still get a start before
+/// the message: one that is in `spec` without a start is waited for, and so are the messages before this one, which may
+/// make nodes. Whatever makes a node later looks up the stream's end after it wrote `spec`, and begins behind the message.
 pub(super) async fn standing(nodes: &Nodes, letter: &Letter, group: &GroupName) -> Result<Standing, HubError> {
     let (stream, seq) = (letter.at.stream, letter.at.seq);
     if *group == GroupName::all() && stream == StreamKind::Events {
@@ -129,6 +170,10 @@ pub(super) async fn standing(nodes: &Nodes, letter: &Letter, group: &GroupName) 
     Ok(match all.iter().map(belongs).max().unwrap_or(Belongs::No) {
         Belongs::Member => Standing::Members,
         Belongs::Pending => Standing::Pending,
+        // A node that an earlier message is about to make begins before this one.
+        Belongs::No if *group == GroupName::all() && !nodes.broker().is_settled_below(stream, seq).await? => {
+            Standing::Pending
+        }
         Belongs::No => Standing::NoMembers,
     })
 }

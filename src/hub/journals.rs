@@ -312,7 +312,7 @@ mod tests {
     fn how_far_a_journal_may_have_come_is_the_furthest_trace_of_it() {
         let seq = |n| Some(StreamSeq(n));
         let given = |delivered, ack_floor, deliveries| {
-            Some(Progress { delivered: StreamSeq(delivered), ack_floor: StreamSeq(ack_floor), deliveries })
+            Some(Progress { delivered: StreamSeq(delivered), ack_floor: StreamSeq(ack_floor), deliveries, pending: 0 })
         };
         assert_eq!(may_have_taken(StreamSeq(5), None, None, None), None);
         assert_eq!(may_have_taken(StreamSeq(5), None, None, given(4, 4, 0)), None, "nothing was ever given out");

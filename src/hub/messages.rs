@@ -6,6 +6,7 @@
 use super::HubError;
 use super::fate::{Fate, Letter, Standing};
 use super::nodes::Nodes;
+use super::results::Strangers;
 use super::{groups, records, results};
 use crate::broker::{BrokerError, Delivery, Feed, RawMessage, is_probe};
 use crate::killpoint::{Point, here};
@@ -30,15 +31,20 @@ pub(super) async fn follow(nodes: Arc<Nodes>, stream: StreamKind) -> Result<(), 
     }
 }
 
-/// Follows the terminal records, for the results that go back to nodes.
+/// Follows the terminal records, for the results that go back to nodes and for leaves that wait for their node.
 pub(super) async fn follow_acks(nodes: Arc<Nodes>) -> Result<(), HubError> {
     let names = nodes.broker().names();
     let filter = format!("{}.ack.>", names.prefix());
     let mut feed = Feed::new(nodes.broker(), names.record_stream(RecordStream::Acks), Some(filter));
+    let strangers = Strangers::default();
     loop {
         let batch = feed.next().await?;
         let each = futures::stream::iter(batch).for_each_concurrent(AT_ONCE, |delivery| async {
-            let done = results::send_back(&nodes, &delivery.message).await;
+            let done = async {
+                groups::told(&nodes, &delivery.message).await?;
+                results::send_back(&nodes, &strangers, &delivery.message).await
+            };
+            let done = done.await;
             hand_back(&feed, delivery, done).await;
         });
         each.await;

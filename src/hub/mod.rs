@@ -6,6 +6,7 @@
 mod fate;
 mod groups;
 mod journals;
+mod locks;
 mod messages;
 mod nodes;
 mod records;

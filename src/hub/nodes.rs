@@ -6,29 +6,26 @@
 
 use super::HubError;
 use super::fate::Letter;
+use super::locks::Locks;
 use super::records::{self, PUBLISH_TIMEOUT};
 use super::results::control;
 use crate::broker::{Broker, Ensured, From, Outgoing, PublishError, RawMessage};
 use crate::model::error_event::{Code, ErrorEvent, Severity};
 use crate::model::id::{MessageId, MsgRef, StreamSeq};
 use crate::model::message::StreamKind;
-use crate::model::name::NodeName;
+use crate::model::name::{GroupName, NodeName, Target};
 use crate::model::node::{Hello, Spec};
 use crate::model::subject::{HubVerb, NodeKey, RecordStream};
 use crate::model::time::Timestamp;
 use serde_json::json;
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::MutexGuard;
 use uuid::Uuid;
 
 /// How often a lost compare-and-set is tried again: each loss means that somebody else got on.
 const ROUNDS: usize = 20;
-
-/// Nodes that are made at the same time by one hub; two of one name never are.
-const MAKING: usize = 64;
 
 /// How a key of the bucket stands.
 struct Entry {
@@ -51,19 +48,23 @@ pub(super) struct Nodes {
     broker: Broker,
     auto_nodes: bool,
     known: RwLock<HashMap<NodeName, Known>>,
-    making: Vec<Mutex<()>>,
-    hasher: RandomState,
+    making: Locks,
+    joining: Locks,
 }
 
 impl Nodes {
     /// Nothing known yet. `auto_nodes`: a message to an unknown name makes a node of it.
     pub(super) fn new(broker: Broker, auto_nodes: bool) -> Nodes {
-        let making = (0..MAKING).map(|_| Mutex::new(())).collect();
-        Nodes { broker, auto_nodes, known: RwLock::default(), making, hasher: RandomState::new() }
+        Nodes { broker, auto_nodes, known: RwLock::default(), making: Locks::new(), joining: Locks::new() }
     }
 
     pub(super) fn broker(&self) -> &Broker {
         &self.broker
+    }
+
+    /// Held while a node's joins and leaves are carried out: each step would only find the other's work.
+    pub(super) async fn joining(&self, node: &NodeName) -> MutexGuard<'_, ()> {
+        self.joining.lock(node).await
     }
 
     /// What is decided about a node; `None` where there is no such node. What is not in memory is asked of the leader, so
@@ -95,7 +96,7 @@ impl Nodes {
 
     /// Sees to it that the node is there, has a start, and a consumer that begins there.
     pub(super) async fn make(&self, node: &NodeName) -> Result<Arc<Spec>, HubError> {
-        let _one = self.one_at_a_time(node).await;
+        let _one = self.making.lock(node).await;
         let entry = self.read(node).await?;
         let spec = match entry.spec {
             Some(spec) => self.remember(node, spec, entry.revision),
@@ -108,7 +109,7 @@ impl Nodes {
                 self.set_start(node, StreamKind::Commands, first).await?
             }
         };
-        if self.broker.ensure_consumer(StreamKind::Commands, node, start, &spec.targets()).await? == Ensured::Made {
+        if self.ensure(&spec, StreamKind::Commands, start).await? == Ensured::Made {
             tracing::info!(%node, %start, "node has its consumer");
         }
         Ok(spec)
@@ -122,7 +123,7 @@ impl Nodes {
     /// The same, its events beginning no later than at this one for everybody.
     pub(super) async fn open_events_at(&self, node: &NodeName, at: Option<StreamSeq>) -> Result<StreamSeq, HubError> {
         let spec = self.make(node).await?;
-        let _one = self.one_at_a_time(node).await;
+        let _one = self.making.lock(node).await;
         let (spec, start) = match spec.start.events {
             Some(start) => (spec, start),
             None => {
@@ -130,7 +131,7 @@ impl Nodes {
                 self.set_start(node, StreamKind::Events, at.map_or(first, |at| at.min(first))).await?
             }
         };
-        self.broker.ensure_consumer(StreamKind::Events, node, start, &spec.targets()).await?;
+        self.ensure(&spec, StreamKind::Events, start).await?;
         self.announce_events(node, start).await?;
         Ok(start)
     }
@@ -140,7 +141,7 @@ impl Nodes {
         let mut found_so = true;
         for stream in StreamKind::ALL {
             let Some(start) = *spec.start.get(stream) else { continue };
-            let ensured = self.broker.ensure_consumer(stream, &spec.node, start, &spec.targets()).await?;
+            let ensured = self.ensure(spec, stream, start).await?;
             if ensured == Ensured::Made {
                 tracing::info!(node = %spec.node, ?stream, %start, "node has its consumer again");
             }
@@ -149,16 +150,37 @@ impl Nodes {
         Ok(found_so)
     }
 
+    /// Sees to one consumer. Where its filters are without a group that the node is in, it is written down that the node has
+    /// to read again before they are put right: whoever comes after that sees nothing amiss.
+    async fn ensure(&self, spec: &Spec, stream: StreamKind, start: StreamSeq) -> Result<Ensured, HubError> {
+        let (node, targets) = (&spec.node, spec.targets());
+        let relied_on: Vec<Target> = spec.groups_relied_on().map(Target::Group).collect();
+        let ensured = self.broker.ensure_consumer(stream, node, start, &targets, &relied_on).await?;
+        let Ensured::Lacking(lacking) = ensured else { return Ok(ensured) };
+        let groups: Vec<GroupName> = lacking.iter().filter_map(Target::group).cloned().collect();
+        tracing::warn!(%node, ?stream, ?groups, "its consumer was without groups that it is in");
+        self.read_again_from(node, &groups).await?;
+        Ok(self.broker.ensure_consumer(stream, node, start, &targets, &[]).await?)
+    }
+
+    /// Writes down that the node has to read again from where it joined these groups.
+    pub(super) async fn read_again_from(&self, node: &NodeName, groups: &[GroupName]) -> Result<(), HubError> {
+        self.change(node, |spec| spec.read_again(groups, Uuid::new_v4)).await.map(drop)
+    }
+
     /// Sets the filters of a node's consumers by its `spec`, until a look at them finds them so and `spec` has not moved
-    /// meanwhile: another hub may have set them by a newer one, or by an older one and died.
-    pub(super) async fn set_filters(&self, node: &NodeName) -> Result<(), HubError> {
+    /// meanwhile: another hub may have set them by a newer one, or by an older one and died. True where the first look
+    /// found them so.
+    pub(super) async fn set_filters(&self, node: &NodeName) -> Result<bool, HubError> {
         let mut spec = self.read_again(node).await?;
-        for _ in 0..ROUNDS {
-            let Some(set) = spec else { return Ok(()) };
+        let mut looks = 0;
+        while looks < ROUNDS {
+            let Some(set) = spec else { return Ok(true) };
             let found_so = self.ensure_consumers(&set).await?;
+            looks += 1;
             spec = self.read_again(node).await?;
             if found_so && spec.as_ref() == Some(&set) {
-                return Ok(());
+                return Ok(looks == 1);
             }
         }
         Err(HubError::Contended { what: self.key(node) })
@@ -324,11 +346,6 @@ impl Nodes {
 
     fn key(&self, node: &NodeName) -> String {
         self.broker.names().node_key(NodeKey::Spec, node.as_str())
-    }
-
-    async fn one_at_a_time(&self, node: &NodeName) -> MutexGuard<'_, ()> {
-        let at = usize::try_from(self.hasher.hash_one(node)).unwrap_or(0) % MAKING;
-        self.making[at].lock().await
     }
 
     fn remembered(&self, node: &NodeName) -> Option<Arc<Spec>> {

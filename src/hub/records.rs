@@ -5,12 +5,14 @@
 
 use super::HubError;
 use super::fate::{Answer, Letter};
-use crate::broker::{Broker, From, Outgoing, PublishError, RawMessage};
+use crate::broker::{Broker, From, Outgoing, PublishError, Query, RawMessage};
 use crate::model::error_event::ErrorEvent;
 use crate::model::id::StreamSeq;
+use crate::model::name::NodeName;
 use crate::model::record::{DuplicateOf, Record};
 use crate::model::state::State;
 use crate::model::subject::{RecordClass, RecordStream, RecordSubject};
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// How long the broker's word is waited for.
@@ -92,6 +94,70 @@ pub(super) async fn is_told(broker: &Broker, letter: &Letter, node: &str) -> Res
         }
     }
     Ok(false)
+}
+
+/// Who of these, for all of whom the message was, has told what became of it. A few are asked for one by one, of more all
+/// records of the message are read.
+pub(super) async fn told_by(
+    broker: &Broker,
+    letter: &Letter,
+    everybody: &[NodeName],
+) -> Result<HashSet<NodeName>, HubError> {
+    /// So many cost less one by one.
+    const FEW: usize = 3;
+    let mut told = HashSet::new();
+    if everybody.len() > FEW {
+        let at = letter.record_subject("*");
+        let reused = at.id.reused(letter.at.seq);
+        for (class, id) in [(RecordClass::Ack, &at.id), (RecordClass::Ack, &reused), (RecordClass::Progress, &at.id)] {
+            if told.len() < everybody.len() {
+                let pattern = broker.names().record_pattern(class, &at.from, id.as_str());
+                read_told(broker, letter, class, &pattern, &mut told).await?;
+            }
+        }
+        return Ok(told);
+    }
+    for node in everybody {
+        if is_told(broker, letter, node.as_str()).await? {
+            told.insert(node.clone());
+        }
+    }
+    Ok(told)
+}
+
+/// Adds who has told by the records of this pattern. They are looked at page by page: with what they say of output all
+/// together may be large.
+async fn read_told(
+    broker: &Broker,
+    letter: &Letter,
+    class: RecordClass,
+    pattern: &str,
+    told: &mut HashSet<NodeName>,
+) -> Result<(), HubError> {
+    /// Records read at once.
+    const PAGE: usize = 256;
+    let names = broker.names();
+    let stream = names.stream(letter.at.stream);
+    let mut from = StreamSeq(1);
+    loop {
+        let acks = names.record_stream(RecordStream::Acks);
+        let query = Query { stream: acks, filter: pattern.to_owned(), from: From::Seq(from), batch: PAGE };
+        let page = broker.read(&query).await?;
+        for message in &page.messages {
+            let record: Option<Record> = serde_json::from_slice(&message.body).ok();
+            let tells = |r: &Record| {
+                r.is_about(&stream, letter.at) && (class == RecordClass::Ack || r.state == State::Duplicate)
+            };
+            let node = names.parse_record(&message.subject).and_then(|(_, subject)| subject.node.parse().ok());
+            if let (true, Some(node)) = (record.is_some_and(|r| tells(&r)), node) {
+                told.insert(node);
+            }
+        }
+        match page.messages.last() {
+            Some(last) if page.pending > 0 => from = StreamSeq(last.seq.0 + 1),
+            _ => return Ok(()),
+        }
+    }
 }
 
 /// Publishes an error event, unless one with its id is stored already: an id made from the cause is told once, whatever

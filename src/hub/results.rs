@@ -13,15 +13,49 @@ use crate::model::message::{Kind, StreamKind};
 use crate::model::name::NodeName;
 use crate::model::record::Record;
 use crate::model::subject::{HubVerb, RecordClass, RecordStream};
+use crate::model::time::Timestamp;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+/// Senders that are known to be no nodes, each with a time until which it was none.
+///
+/// A node is one before it sends, so a message that was stored by then is no node's: all records of one message ask once.
+#[derive(Default)]
+pub(super) struct Strangers(Mutex<HashMap<NodeName, Timestamp>>);
+
+impl Strangers {
+    /// How many are remembered; beyond that all are forgotten.
+    const MOST: usize = 1024;
+
+    fn was_one(&self, sender: &NodeName, stored_at: Timestamp) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(sender).is_some_and(|until| stored_at <= *until)
+    }
+
+    fn note(&self, sender: NodeName, until: Timestamp) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= Strangers::MOST {
+            known.clear();
+        }
+        let last = known.entry(sender).or_insert(until);
+        *last = until.max(*last);
+    }
+}
 
 /// Sends the record that a feed told of back to the node that sent the command, if one did.
-pub(super) async fn send_back(nodes: &Nodes, told: &RawMessage) -> Result<(), HubError> {
+pub(super) async fn send_back(nodes: &Nodes, strangers: &Strangers, told: &RawMessage) -> Result<(), HubError> {
     let broker = nodes.broker();
     let names = broker.names();
     let Some((RecordClass::Ack, subject)) = names.parse_record(&told.subject) else { return Ok(()) };
     let about_command = told.headers.get(header::STREAM) == Some(names.stream(StreamKind::Commands).as_str());
     let Ok(sender) = subject.from.parse::<NodeName>() else { return Ok(()) };
-    if !about_command || nodes.spec(&sender).await?.is_none() {
+    let sent_at = told.headers.get(header::STORED_AT).and_then(|text| text.parse().ok());
+    if !about_command || sent_at.is_some_and(|at| strangers.was_one(&sender, at)) {
+        return Ok(());
+    }
+    if nodes.spec(&sender).await?.is_none() {
+        // The record was stored before that was asked.
+        strangers.note(sender, told.stored_at);
         return Ok(());
     }
     let Some(stored) = fetch(broker, told).await? else { return Ok(()) };
@@ -73,4 +107,23 @@ pub(super) fn control(
     Outgoing::new(broker.names().hub_control(to, verb), body)
         .with(header::ID, id.to_string())
         .with(header::KIND, Kind::Control.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stranger_is_one_up_to_the_time_of_asking() {
+        let (strangers, at) = (Strangers::default(), Timestamp::from_nanos);
+        let ops: NodeName = "ops".parse().unwrap();
+        assert!(!strangers.was_one(&ops, at(1)));
+        strangers.note(ops.clone(), at(5));
+        strangers.note(ops.clone(), at(3));
+        assert!(strangers.was_one(&ops, at(5)) && !strangers.was_one(&ops, at(6)), "it may be a node by then");
+        for n in 0..2 * Strangers::MOST {
+            strangers.note(format!("n{n}").parse().unwrap(), at(5));
+        }
+        assert!(strangers.0.lock().unwrap().len() <= Strangers::MOST);
+    }
 }

@@ -133,17 +133,22 @@ impl<'a> Pass<'a> {
                 break;
             }
             let letter = Letter::read(self.nodes.broker().names(), self.stream, &message);
+            let mut unread = Vec::new();
             for node in self.audience.of(&letter).await? {
-                if self.is_unread(&letter, &node).await? {
-                    found.unread.push((letter.clone(), node));
+                if self.is_at_broker(&letter, &node).await? {
+                    unread.push(node);
                 }
             }
+            let told = records::told_by(self.nodes.broker(), &letter, &unread).await?;
+            unread.retain(|node| !told.contains(node));
+            found.unread.extend(unread.into_iter().map(|node| (letter.clone(), node)));
             found.looked = Some(message.seq);
         }
         Ok(found)
     }
 
-    async fn is_unread(&mut self, letter: &Letter, node: &NodeName) -> Result<bool, HubError> {
+    /// True where the node's messages have begun by then and its position is before it.
+    async fn is_at_broker(&mut self, letter: &Letter, node: &NodeName) -> Result<bool, HubError> {
         let stream = letter.at.stream;
         let Some(spec) = self.nodes.spec(node).await? else { return Ok(false) };
         let position = match self.positions.get(node) {
@@ -157,10 +162,7 @@ impl<'a> Pass<'a> {
         };
         let is_the_nodes = spec.start.get(stream).is_some_and(|start| letter.at.seq >= start);
         // What it has taken it answers itself; what was before its start has another fate.
-        if !is_the_nodes || position.is_some_and(|last| letter.at.seq <= last) {
-            return Ok(false);
-        }
-        Ok(!records::is_told(self.nodes.broker(), letter, node.as_str()).await?)
+        Ok(is_the_nodes && position.is_none_or(|last| letter.at.seq > last))
     }
 }
 

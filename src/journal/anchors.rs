@@ -94,6 +94,25 @@ impl Journal {
             .await
     }
 
+    /// Moves the position back to the first message taken from this sequence on that can stand for a place, and keeps what
+    /// that is remembered by, in one commit. Where there is none the position stays.
+    pub async fn go_back(
+        &self,
+        stream: StreamKind,
+        to: StreamSeq,
+        targets: Arc<[Target]>,
+        kept: (Key, String),
+    ) -> Result<(), JournalError> {
+        self.writer
+            .call(move |connection| {
+                if let Some(at) = first_from(connection, stream, to, &targets)? {
+                    set_position(connection, at, 0)?;
+                }
+                meta::put(connection, kept.0, &kept.1)
+            })
+            .await
+    }
+
     /// Messages of this stream that were stored no later count as taken.
     pub async fn known_until(&self, stream: StreamKind) -> Result<Timestamp, JournalError> {
         Ok(Timestamp::from_nanos(self.meta(known_key(stream)).await?.unwrap_or(0)))
@@ -148,6 +167,25 @@ fn last_taken(connection: &Connection, stream: StreamKind, targets: &[Target]) -
         Some((earlier, target)) if is_reached(target.as_deref(), targets) => Last::Reached(earlier),
         Some(_) => Last::OutOfReach,
     })
+}
+
+fn first_from(
+    connection: &Connection,
+    stream: StreamKind,
+    from: StreamSeq,
+    targets: &[Target],
+) -> Result<Option<MsgRef>, JournalError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT stream, seq, stored_at, target FROM messages WHERE stream = ?1 AND seq >= ?2 AND id > ?3 ORDER BY seq",
+    )?;
+    let after = thinned(connection, stream)?;
+    let mut rows = statement.query(params![stream_number(stream), seq_number(from), after])?;
+    while let Some(row) = rows.next()? {
+        if is_reached(row.get::<_, Option<String>>(3)?.as_deref(), targets) {
+            return Ok(Some(ref_at(row, 0)?));
+        }
+    }
+    Ok(None)
 }
 
 /// Rows of earlier releases do not tell; then it was the node itself, which is always reached.

@@ -9,6 +9,11 @@
 //! closed (–, J, L) ← ack floors past L ─ draining (id, J, L) ← marks stored ─ leaving (id, J, –)
 //! ```
 //!
+//! A consumer's filters cannot be changed by compare-and-set: what a hub sent and died, or a link held up, may arrive at any
+//! time and take away the filter of a group that the node is in. Whoever finds one missing writes `again` into the
+//! membership, puts the filter right, and then has the node read again from its join on; what it knows it does not run
+//! twice.
+//!
 //! `pending` is the id of the marks. It is written before they are published, so whoever comes later, another hub too,
 //! publishes the same and finds the same sequences. Owns these steps, and who is a member of what at which sequence. Never
 //! publishes and never reads; whoever carries out a [`Step`] tells what came of it by [`Done`].
@@ -36,6 +41,13 @@ pub enum Step {
         /// The group.
         group: GroupName,
         /// The id of the marks.
+        marker: Uuid,
+    },
+    /// Set the filters, then tell the node, under this id, to read again from its join on.
+    Again {
+        /// The group.
+        group: GroupName,
+        /// The id of that word.
         marker: Uuid,
     },
     /// Wait until the node has taken all up to its leave.
@@ -80,8 +92,17 @@ impl Membership {
         Membership::is_marked(&self.leave)
     }
 
+    /// Joined, and not over.
+    fn is_relied_on(&self) -> bool {
+        !self.is_joining() && (self.pending.is_some() || !self.is_over())
+    }
+
     fn step(&self) -> Option<Step> {
-        let (marker, group) = (self.pending?, self.name.parse().ok()?);
+        let group = self.name.parse().ok()?;
+        if let Some(marker) = self.again {
+            return Some(Step::Again { group, marker });
+        }
+        let marker = self.pending?;
         Some(match (self.is_joining(), self.is_over()) {
             (true, _) => Step::Join { group, marker },
             (false, false) => Step::Leave { group, marker },
@@ -123,7 +144,8 @@ impl Spec {
             // One that is leaving is waited for: a group is joined anew behind its leave.
             if !self.groups.iter().any(|m| m.name == name && !m.is_over()) {
                 let (join, leave) = (Starts::default(), Starts::default());
-                self.groups.push(Membership { name: name.to_owned(), join, leave, pending: Some(fresh()) });
+                let pending = Some(fresh());
+                self.groups.push(Membership { name: name.to_owned(), join, leave, pending, again: None });
                 changed = true;
             }
         }
@@ -150,6 +172,29 @@ impl Spec {
         true
     }
 
+    /// The groups that its consumers must not be without unnoticed: it is in them, or may still have to take what was stored
+    /// while it was.
+    pub fn groups_relied_on(&self) -> impl Iterator<Item = GroupName> {
+        self.groups.iter().filter(|m| m.is_relied_on()).filter_map(|m| m.name.parse().ok())
+    }
+
+    /// Its consumers were found without one of these: it has to read again. True where that is to be said anew.
+    pub fn read_again(&mut self, lacked: &[GroupName], mut fresh: impl FnMut() -> Uuid) -> bool {
+        let is_lacked = |m: &Membership| lacked.iter().any(|group| group.as_str() == m.name);
+        let mut changed = false;
+        for member in self.groups.iter_mut().filter(|m| m.is_relied_on() && m.again.is_none() && is_lacked(m)) {
+            member.again = Some(fresh());
+            changed = true;
+        }
+        changed
+    }
+
+    /// The word with this id is stored; false where that is known.
+    pub fn again_said(&mut self, marker: Uuid) -> bool {
+        let said = self.groups.iter_mut().find(|m| m.again == Some(marker));
+        said.map(|member| member.again = None).is_some()
+    }
+
     /// Has pending marks published anew, for a journal that begins behind those that may be stored.
     pub fn renew_marks(&mut self, mut fresh: impl FnMut() -> Uuid) {
         for member in self.groups.iter_mut().filter(|m| m.pending.is_some() && !m.is_over()) {
@@ -174,6 +219,8 @@ impl Spec {
         if *group == GroupName::all() {
             return match *self.start.get(stream) {
                 Some(start) if seq >= start => Belongs::Member,
+                // It is being made; where it begins is not known yet.
+                None if stream == StreamKind::Commands => Belongs::Pending,
                 _ => Belongs::No,
             };
         }
@@ -189,6 +236,18 @@ pub struct Interval {
     pub join: StreamSeq,
     /// The mark of the leave.
     pub leave: Option<StreamSeq>,
+    /// The last word to read again from the join on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<StreamSeq>,
+    /// That is still to be done.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_due: bool,
+}
+
+impl Interval {
+    fn new(join: StreamSeq, leave: Option<StreamSeq>) -> Interval {
+        Interval { join, leave, again: None, is_due: false }
+    }
 }
 
 /// What a mark says.
@@ -199,6 +258,8 @@ pub enum Mark {
     Join(GroupName),
     /// A member up to here.
     Leave(GroupName),
+    /// No mark of its own: messages since the join may have been passed over, read again from there.
+    Again(GroupName),
 }
 
 /// The memberships of a node in one stream, as its journal keeps them.
@@ -209,18 +270,36 @@ pub struct Intervals(BTreeMap<GroupName, Vec<Interval>>);
 impl Intervals {
     /// Takes in a mark; one that says what is so already changes nothing.
     pub fn mark(&mut self, mark: &Mark, seq: StreamSeq) {
-        let (Mark::Join(group) | Mark::Leave(group)) = mark;
+        let (Mark::Join(group) | Mark::Leave(group) | Mark::Again(group)) = mark;
         let known = self.0.entry(group.clone()).or_default();
+        if let Mark::Again(_) = mark {
+            // It comes again itself when that is done.
+            let is_news = |i: &&mut Interval| seq > i.join && i.again.is_none_or(|last| seq > last);
+            if let Some(interval) = known.last_mut().filter(is_news) {
+                (interval.again, interval.is_due) = (Some(seq), true);
+            }
+            return;
+        }
         // A mark that comes again, after the stream was restored, is an old one.
         if known.iter().any(|i| seq <= i.join || i.leave.is_some_and(|leave| seq <= leave)) {
             return;
         }
         let open = known.last_mut().filter(|i| i.leave.is_none());
         match (mark, open) {
-            (Mark::Join(_), None) => known.push(Interval { join: seq, leave: None }),
+            (Mark::Join(_), None) => known.push(Interval::new(seq, None)),
             (Mark::Leave(_), Some(interval)) => interval.leave = Some(seq),
-            (Mark::Join(_), Some(_)) | (Mark::Leave(_), None) => {}
+            (Mark::Join(_), Some(_)) | (Mark::Leave(_), None) | (Mark::Again(_), _) => {}
         }
+    }
+
+    /// From where the stream is to be read again, where that is due.
+    pub fn due(&self) -> Option<StreamSeq> {
+        self.0.values().flatten().filter(|i| i.is_due).map(|i| i.join).min()
+    }
+
+    /// It is being read again.
+    pub fn begun_again(&mut self) {
+        self.0.values_mut().flatten().for_each(|i| i.is_due = false);
     }
 
     /// Takes in what `spec` says of one stream, which is true whatever marks the node has seen.
@@ -231,7 +310,7 @@ impl Intervals {
             let known = self.0.entry(group).or_default();
             match known.iter_mut().find(|i| i.join == join) {
                 Some(interval) => interval.leave = interval.leave.or(leave),
-                None => known.push(Interval { join, leave }),
+                None => known.push(Interval::new(join, leave)),
             }
             known.sort_by_key(|i| i.join);
         }

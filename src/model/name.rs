@@ -166,6 +166,16 @@ pub enum Target {
     Group(GroupName),
 }
 
+impl Target {
+    /// The group, where it is one.
+    pub fn group(&self) -> Option<&GroupName> {
+        match self {
+            Target::Group(group) => Some(group),
+            Target::Node(_) => None,
+        }
+    }
+}
+
 impl std::str::FromStr for Target {
     type Err = BadName;
     fn from_str(text: &str) -> Result<Target, BadName> {

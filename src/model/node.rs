@@ -57,6 +57,9 @@ pub struct Membership {
     /// The marker's id while the join is being made.
     #[serde(default)]
     pub pending: Option<Uuid>,
+    /// The id of the word that the node is to read again from its join on, while that has to be said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<Uuid>,
 }
 
 /// `spec.<node>`: what the hub decided.

@@ -115,6 +115,16 @@ impl ErrorLog {
     }
 }
 
+/// The last error event of each kind (severity and code) about a node, the newest first.
+pub async fn last_errors(broker: &Broker, node: &NodeName) -> Result<Vec<StoredError>, OperatorError> {
+    let names = broker.names();
+    let of_node = names.error(node.as_str(), "*", "*");
+    let page = broker.read_last(&names.record_stream(RecordStream::Errors), &[of_node]).await?;
+    let mut errors: Vec<StoredError> = page.messages.iter().filter_map(|raw| read_error(names.prefix(), raw)).collect();
+    errors.sort_by_key(|error| std::cmp::Reverse(error.seq));
+    Ok(errors)
+}
+
 fn read_error(prefix: &str, raw: &RawMessage) -> Option<StoredError> {
     let event: ErrorEvent = serde_json::from_slice(&raw.body).ok()?;
     let node = raw.subject.strip_prefix(prefix)?.strip_prefix(".error.")?.split('.').next()?.to_owned();

@@ -201,18 +201,9 @@ pub fn read(text: &str) -> Result<Vec<Exported>, BadExport> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::samples::raw;
     use super::*;
     use proptest::prelude::*;
-
-    fn raw(subject: &str, headers: &[(&str, &str)], body: &[u8]) -> RawMessage {
-        RawMessage {
-            subject: subject.to_owned(),
-            seq: StreamSeq(7),
-            stored_at: Timestamp::from_nanos(1_000_000_000),
-            headers: RawHeaders(headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect()),
-            body: Bytes::copy_from_slice(body),
-        }
-    }
 
     fn exported(subject: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Exported, Unsendable> {
         Exported::of(&Names::default(), StreamKind::Commands, &raw(subject, headers, body))

@@ -98,19 +98,8 @@ fn preview(body: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::samples::raw;
     use super::*;
-    use crate::model::header::RawHeaders;
-    use crate::model::id::StreamSeq;
-
-    fn raw(subject: &str, headers: &[(&str, &str)], body: &[u8]) -> RawMessage {
-        RawMessage {
-            subject: subject.to_owned(),
-            seq: StreamSeq(7),
-            stored_at: Timestamp::from_nanos(1_000_000_000),
-            headers: RawHeaders(headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect()),
-            body: bytes::Bytes::copy_from_slice(body),
-        }
-    }
 
     #[test]
     fn a_message_is_read_with_its_lane_and_deadline() {

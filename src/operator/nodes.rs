@@ -6,8 +6,9 @@ use super::error::OperatorError;
 use super::pages::each_message;
 use crate::broker::{Broker, BrokerError, From as Begin, LAST_SUBJECTS, RawMessage};
 use crate::model::id::StreamSeq;
+use crate::model::message::StreamKind;
 use crate::model::name::{NodeName, near};
-use crate::model::node::{Contact, Spec, Status};
+use crate::model::node::{Contact, PerStream, Spec, Status};
 use crate::model::subject::{NodeKey, RecordStream};
 use crate::model::time::Timestamp;
 use serde::Deserialize;
@@ -105,6 +106,17 @@ pub async fn nodes(broker: &Broker) -> Result<BTreeMap<String, NodeFacts>, Opera
 pub async fn node(broker: &Broker, node: &NodeName) -> Result<NodeFacts, OperatorError> {
     let keys = [NodeKey::Spec, NodeKey::Status, NodeKey::Hello];
     Ok(read_keys(broker, &keys, &[node.to_string()]).await?.remove(node.as_str()).unwrap_or_default())
+}
+
+/// How many stored messages its consumers have still to give to a node; `None` where it has no consumer, or none that
+/// answers.
+pub async fn waiting_for(broker: &Broker, node: &NodeName) -> Result<PerStream<Option<u64>>, OperatorError> {
+    let mut waiting = PerStream::default();
+    for stream in StreamKind::ALL {
+        let progress = broker.consumer_progress(stream, node).await?;
+        *waiting.get_mut(stream) = progress.map(|progress| progress.pending);
+    }
+    Ok(waiting)
 }
 
 /// The last `status` of these nodes, where they have one.

@@ -5,16 +5,17 @@
 //! now. Owns `spec.<node>.want_groups`, written by compare-and-set; the hub does the rest.
 
 use super::error::OperatorError;
-use super::nodes::nodes;
+use super::nodes::{nodes, stream_facts};
 use super::view::View;
 use crate::broker::{Broker, BrokerError, Outgoing, PublishError};
 use crate::model::groups::{Belongs, is_decided, members};
 use crate::model::id::{MsgRef, StreamSeq};
 use crate::model::message::StreamKind;
 use crate::model::name::{GroupName, NodeName, Target, near};
-use crate::model::node::Spec;
+use crate::model::node::{Contact, Spec};
 use crate::model::selector::Selector;
 use crate::model::subject::{NodeKey, RecordStream};
+use crate::model::time::Timestamp;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -69,6 +70,33 @@ pub(super) async fn left_since(
     let specs: Vec<Spec> = nodes(broker).await?.into_values().filter_map(|facts| facts.spec).collect();
     let gone = |spec: &&Spec| spec.belongs(group, StreamKind::Commands, cancel) != Belongs::Member;
     Ok(members(specs.iter().filter(gone), group, at.stream, at.seq))
+}
+
+/// A node that a message to a group would reach now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reached {
+    /// The node.
+    pub node: NodeName,
+    /// Whether it can be counted on to answer.
+    pub contact: Contact,
+    /// When it was last heard.
+    pub heard_at: Option<Timestamp>,
+}
+
+/// Whom a message to the group would reach that were stored now, by name; and the broker's time. Joins and leaves that are
+/// under way count when they are over.
+pub async fn reach(broker: &Broker, group: &GroupName) -> Result<(Vec<Reached>, Timestamp), OperatorError> {
+    let now = stream_facts(broker, &broker.names().record_stream(RecordStream::Nodes)).await?.now;
+    let facts = nodes(broker).await?;
+    // A member is one in both streams, and what is for everybody opens the events of those that had none.
+    let specs = facts.values().filter_map(|facts| facts.spec.as_ref());
+    let reached = members(specs, group, StreamKind::Commands, StreamSeq(u64::MAX));
+    let with_contact = |node: NodeName| {
+        let facts = facts.get(node.as_str());
+        let contact = facts.map_or(Contact::Never, |facts| facts.contact(now));
+        Reached { contact, heard_at: facts.and_then(|facts| facts.heard_at()), node }
+    };
+    Ok((reached.into_iter().map(with_contact).collect(), now))
 }
 
 /// A group that no node is in, is to be in or ever was in.
@@ -128,6 +156,7 @@ pub async fn want_groups(
             Ok(_) => return Ok(Some(spec)),
             // Somebody else wrote; or, without a word, perhaps we did: what is there tells.
             Err(PublishError::WrongLast | PublishError::Unknown) => {}
+            Err(PublishError::Denied { subject }) => return Err(BrokerError::Denied { subject }.into()),
             Err(error) => return Err(OperatorError::NotWritten { key, error: error.to_string() }),
         }
     }

@@ -256,34 +256,12 @@ fn behind(message: &Message, node: &NodeFacts) -> Option<Behind> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::samples::{at, message};
     use super::*;
     use crate::model::id::MessageId;
-    use crate::model::message::{Kind, StreamKind};
+    use crate::model::message::StreamKind;
     use crate::model::record::{By, DuplicateOf};
     use proptest::prelude::*;
-
-    fn at(seq: u64) -> MsgRef {
-        MsgRef {
-            stream: StreamKind::Commands,
-            seq: StreamSeq(seq),
-            stored_at: Timestamp::from_nanos(seq.cast_signed() * 10),
-        }
-    }
-
-    fn message(to: &str, seq: u64) -> Message {
-        Message {
-            at: at(seq),
-            id: MessageId::given("a").unwrap(),
-            to: Some(to.parse().unwrap()),
-            kind: Some(Kind::Command),
-            from: "ops".to_owned(),
-            method: "shell".to_owned(),
-            lane: None,
-            start_by: None,
-            preview: String::new(),
-            size: 0,
-        }
-    }
 
     fn record(seq: u64, state: State) -> Record {
         let id = MessageId::given("a").unwrap();

@@ -310,27 +310,9 @@ fn turn(row: &Row<'_>, facts: Option<&NodeFacts>) -> Option<Wait> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::message::Message;
+    use super::super::samples::message;
     use super::*;
-    use crate::model::id::MessageId;
-    use crate::model::message::{Kind, StreamKind};
     use crate::operator::{Behind, View};
-
-    fn message() -> Message {
-        let at = MsgRef { stream: StreamKind::Commands, seq: StreamSeq(9), stored_at: Timestamp::from_nanos(90) };
-        Message {
-            at,
-            id: MessageId::given("a").unwrap(),
-            to: Some("n1".parse().unwrap()),
-            kind: Some(Kind::Command),
-            from: "ops".to_owned(),
-            method: "shell".to_owned(),
-            lane: None,
-            start_by: None,
-            preview: String::new(),
-            size: 0,
-        }
-    }
 
     fn facts(spec: &str, status: &str) -> NodeFacts {
         NodeFacts {
@@ -343,7 +325,7 @@ mod tests {
     const SPEC: &str = r#"{"v":1,"node":"n1","start":{"commands":1}}"#;
 
     fn waits_of(change: impl FnOnce(&mut Row<'_>), facts: Option<&NodeFacts>) -> Vec<Wait> {
-        let view = View::new(vec![message()]);
+        let view = View::new(vec![message("n1", 9)]);
         let mut row = view.rows().next().unwrap();
         row.contact = Some(Contact::InContact);
         change(&mut row);
@@ -365,9 +347,10 @@ mod tests {
 
     #[test]
     fn what_the_consumers_ack_has_passed_is_on_the_node() {
-        let view = View::new(vec![message()]);
+        let view = View::new(vec![message("n1", 9)]);
         let row = view.rows().next().unwrap();
-        let at = |floor| Some(Progress { delivered: StreamSeq(12), ack_floor: StreamSeq(floor), deliveries: 1 });
+        let at =
+            |floor| Some(Progress { delivered: StreamSeq(12), ack_floor: StreamSeq(floor), deliveries: 1, pending: 0 });
         assert_eq!(with_ack_floor(&row, at(8)).state, State::Queued);
         assert_eq!(with_ack_floor(&row, at(9)).state, State::Delivered);
         let done = Row { state: State::Succeeded, ..row };
@@ -376,7 +359,7 @@ mod tests {
 
     #[test]
     fn a_message_on_the_node_waits_for_its_lane_its_process_or_a_place() {
-        let head = MsgRef { seq: StreamSeq(4), ..message().at };
+        let head = MsgRef { seq: StreamSeq(4), ..message("n1", 9).at };
         let behind = |row: &mut Row<'_>| {
             row.state = State::Delivered;
             row.behind = Some(Behind { head, running: true });

@@ -170,6 +170,20 @@ async fn the_past_is_explained_and_sent_again_with_the_shipped_rights() {
 }
 
 #[tokio::test]
+async fn groups_are_an_admins_to_set_and_an_operators_to_use() {
+    let fleet = Fleet::start(&["ship1"]).await;
+    let said = fleet.ops(&["node", "ship1", "--groups", "web", "--from", "ops"]).await.exits(7);
+    assert!(said.stderr.contains("no right to publish to `$KV.FLEET_NODES.spec.ship1`"), "{said:?}");
+    fleet.with_key("admin", &["node", "ship1", "--groups", "web", "--from", "admin"]).await.exits(0);
+    wait_until(SOON, "ship1 to be a member", async || {
+        let said = fleet.ops(&["node", "ship1", "--from", "ops"]).await.exits(0).stdout;
+        if said.contains("@web   member") { Ok(()) } else { Err(said) }
+    })
+    .await;
+    fleet.ops(&["run", "@web", "-m", "log", "to all of them", "--from", "ops"]).await.exits(0);
+}
+
+#[tokio::test]
 async fn another_operators_message_is_read_with_ones_own_rights() {
     let fleet = Fleet::start(&["ship1"]).await;
     let admin = |args: &'static [&str]| fleet.with_key("admin", args);

@@ -1,5 +1,7 @@
 //! Groups: who joins and leaves is decided in the stream, exact to the sequence, whatever is killed meanwhile.
 
+mod stale;
+
 use crate::harness::{Cli, Fleet, Process, SOON, wait_until};
 use edgeward::model::groups::Belongs;
 use edgeward::model::id::StreamSeq;
@@ -10,10 +12,14 @@ use edgeward::model::state::State;
 use edgeward::model::subject::{NodeKey, RecordStream};
 use edgeward::operator::want_groups;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Many messages, and hubs that die: more than one step's time.
 const LONG: Duration = Duration::from_secs(120);
+
+/// Well below the half minute after which the hub looks at everything again.
+const PROMPT: Duration = Duration::from_secs(10);
 
 fn web() -> GroupName {
     "web".parse().unwrap()
@@ -48,9 +54,22 @@ async fn is_told(fleet: &Fleet, node: &str, method: &str, id: &str) -> bool {
     fleet.client.get_last(&fleet.client.names().record_stream(RecordStream::Acks), &subject).await.unwrap().is_some()
 }
 
+/// Who has told of each message of `ops`, by `<method>.<id>`.
+async fn tellers(fleet: &Fleet) -> BTreeMap<String, Vec<String>> {
+    let acks = fleet.client.names().record_stream(RecordStream::Acks);
+    let begin = edgeward::broker::From::Seq(StreamSeq(1));
+    let mut told: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for message in fleet.client.read_all(&acks, "fleet.ack.*.ops.>", begin, usize::MAX).await.unwrap() {
+        let tokens: Vec<&str> = message.subject.splitn(5, '.').collect();
+        let id = tokens[4].to_owned();
+        told.entry(id).or_default().push(tokens[2].to_owned());
+    }
+    told
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn joins_and_leaves_are_exact_under_load_with_hubs_that_die() {
-    const TURNS: usize = 12;
+    const TURNS: usize = 60;
     let mut fleet = Fleet::start(&["ship1"]).await;
     let mut second = Process::hub(&fleet.broker.url());
     second.start();
@@ -87,19 +106,26 @@ async fn joins_and_leaves_are_exact_under_load_with_hubs_that_die() {
     let spec = settled(&fleet, "ship1", false).await;
     assert_eq!(spec.groups.len(), TURNS / 2, "{spec:?}");
     let mut members = 0;
-    for (stream, seq) in stored {
-        let (method, id) = match stream {
-            StreamKind::Commands => ("ping", format!("s{seq}")),
-            StreamKind::Events => ("log", format!("e{seq}")),
-        };
-        let is_member = spec.belongs(&web(), stream, seq) == Belongs::Member;
-        let (by, other) = if is_member { ("ship1", "_") } else { ("_", "ship1") };
-        wait_until(LONG, format!("{id} is told by {by}: {spec:?}"), async || {
-            if is_told(&fleet, by, method, &id).await { Ok(()) } else { Err("no record") }
+    let expected: BTreeMap<String, bool> = stored
+        .iter()
+        .map(|(stream, seq)| {
+            let is_member = spec.belongs(&web(), *stream, *seq) == Belongs::Member;
+            members += usize::from(is_member);
+            let id = match stream {
+                StreamKind::Commands => format!("ping.s{seq}"),
+                StreamKind::Events => format!("log.e{seq}"),
+            };
+            (id, is_member)
         })
-        .await;
-        assert!(!is_told(&fleet, other, method, &id).await, "{id} is told by {other}, too: {spec:?}");
-        members += usize::from(is_member);
+        .collect();
+    let told = wait_until(LONG, format!("all {} to be told: {spec:?}", expected.len()), async || {
+        let told = tellers(&fleet).await;
+        if told.len() == expected.len() { Ok(told) } else { Err(told.len()) }
+    })
+    .await;
+    for (id, is_member) in &expected {
+        let by = if *is_member { "ship1" } else { "_" };
+        assert_eq!(told.get(id).map(Vec::as_slice), Some(&[by.to_owned()][..]), "{id}: {spec:?}");
     }
     assert!(members > 0, "nothing was sent while it was a member");
     second.stop().await;
@@ -161,6 +187,33 @@ async fn everybody_is_who_was_there_when_it_was_stored() {
         fleet.record(node, "ops", "ping", &format!("s{}", second.seq)).await;
     }
     assert!(!is_told(&fleet, "ship2", "ping", &format!("s{}", first.seq)).await, "it came later");
+}
+
+/// The first node of a fleet is made by a message just before or just after one to everybody, with two hubs that deal with
+/// both at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn everybody_is_nobody_before_the_first_node_is_made() {
+    let mut fleet = Fleet::start(&[]).await;
+    let mut second = Process::hub(&fleet.broker.url());
+    wait_until(SOON, "the streams", async || fleet.client.last_seq(StreamKind::Commands).await).await;
+    let nobody = fleet.publish("fleet.msg.@all.command.ops.ping", &[], "").await;
+    fleet.record("_", "ops", "ping", &format!("s{}", nobody.seq)).await;
+    // All of these are there when the hubs come.
+    fleet.hub.kill();
+    let early = fleet.publish("fleet.msg.@all.command.ops.ping", &[], "").await;
+    fleet.publish("fleet.msg.ship1.command.ops.note", &[], "").await;
+    let late = fleet.publish("fleet.msg.@all.command.ops.ping", &[], "").await;
+    fleet.hub.start();
+    second.start();
+    let agent = Process::agent("ship1", &fleet.broker.url());
+    fleet.add("ship1", agent);
+    fleet.record("ship1", "ops", "ping", &format!("s{}", late.seq)).await;
+    fleet.record("_", "ops", "ping", &format!("s{}", early.seq)).await;
+    let told = tellers(&fleet).await;
+    for (seq, by) in [(nobody.seq, "_"), (early.seq, "_"), (late.seq, "ship1")] {
+        assert_eq!(told[&format!("ping.s{seq}")], [by], "{told:?}");
+    }
+    second.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -277,6 +330,29 @@ async fn a_plain_cancel_to_the_group_counts_where_its_message_did() {
     }
 }
 
+/// What is purged before a member has taken it is gone for that one: it goes on with what comes after.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_purged_is_found_no_more_and_runs_nowhere_else() {
+    let mut fleet = Fleet::start(&["ship1", "ship2"]).await;
+    for node in ["ship1", "ship2"] {
+        want(&fleet, node, &[web()]).await;
+        settled(&fleet, node, true).await;
+    }
+    fleet.agent("ship2").kill();
+    let shell = "fleet.msg.@web.command.ops.shell";
+    let sent = fleet.publish(shell, &[("Fleet-Id", "gone")], "true").await;
+    fleet.record("ship1", "ops", "shell", "gone").await;
+    api(&fleet, "STREAM.PURGE.FLEET_COMMANDS", &format!("{{\"seq\":{}}}", sent.seq.0 + 1)).await;
+    let said = fleet.cli().run(&["status", "gone"]).await.exits(2);
+    assert!(said.stderr.contains("gone"), "{said:?}");
+    fleet.start_agent("ship2").await;
+    let next = format!("s{}", fleet.publish(shell, &[], "true").await.seq);
+    for node in ["ship1", "ship2"] {
+        fleet.record(node, "ops", "shell", &next).await;
+    }
+    assert!(!is_told(&fleet, "ship2", "shell", "gone").await);
+}
+
 #[cfg(feature = "kill-points")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hub_that_dies_behind_any_step_leaves_the_rest_to_the_next() {
@@ -335,7 +411,7 @@ async fn a_node_that_left_a_group_finds_its_place_among_what_still_reaches_it() 
     }
     want(&fleet, "ship1", &[]).await;
     settled(&fleet, "ship1", false).await;
-    wait_until(LONG, "the group's filter to go", async || {
+    wait_until(PROMPT, "the group's filter to go", async || {
         let filters = api(&fleet, "CONSUMER.INFO.FLEET_COMMANDS.ship1", "").await["config"].to_string();
         if filters.contains("@web") { Err(filters) } else { Ok(()) }
     })

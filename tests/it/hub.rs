@@ -354,11 +354,12 @@ async fn what_no_node_can_answer_the_hub_answers_once() {
     let (one, two) = tokio::join!(server.hub(config(false)), server.hub(config(false)));
     let raw = server.raw().await;
     publish(&broker, "fleet.msg.ship9.command.ops.shell", Some("a")).await;
-    publish(&broker, "fleet.msg.@all.command.ops.shell", Some("b")).await;
+    publish(&broker, "fleet.msg.@db.command.ops.shell", Some("b")).await;
     publish(&broker, "fleet.msg.@web.event.ops.log", None).await;
     publish(&broker, "fleet.msg.sh$p.command.ops.shell.x.y", Some("c")).await;
     publish(&broker, "fleet.msg.hub.command.o$s.shell", Some("d")).await;
-    let copy = publish(&broker, "fleet.msg.@db.command.ops.shell", Some("b")).await;
+    let copy = publish(&broker, "fleet.msg.@web.command.ops.shell", Some("b")).await;
+    publish(&broker, "fleet.msg.@all.command.ops.shell", Some("e")).await;
     drained(&raw, "FLEET_COMMANDS").await;
     drained(&raw, "FLEET_EVENTS").await;
     for (subject, state, code) in [
@@ -367,12 +368,13 @@ async fn what_no_node_can_answer_the_hub_answers_once() {
         ("fleet.ack._.ops.log.e1", State::Undeliverable, "unknown_group"),
         ("fleet.ack._.ops.shell.c", State::Refused, "bad_subject"),
         ("fleet.ack._._.shell.d", State::Refused, "bad_subject"),
+        ("fleet.ack._.ops.shell.e", State::Undeliverable, "unknown_group"),
     ] {
         let record = record(&broker, subject).await.unwrap_or_else(|| panic!("{subject}"));
         assert_eq!((record.state, record.error.unwrap().code.as_str()), (state, code), "{subject}");
         assert_eq!(record.by, By::Hub);
     }
-    assert_eq!(all(&broker, "FLEET_ACKS", "fleet.ack.>").await.len(), 5);
+    assert_eq!(all(&broker, "FLEET_ACKS", "fleet.ack.>").await.len(), 6);
     let duplicate = record(&broker, "fleet.progress._.ops.shell.b").await.unwrap();
     assert_eq!((duplicate.seq, duplicate.duplicate_of.unwrap().seq), (copy, StreamSeq(2)));
     assert!(spec(&broker, "ship9").await.is_none());

@@ -30,6 +30,7 @@ mod listed;
 mod local;
 mod look;
 mod nats_cli;
+mod node_detail;
 mod operator_cli;
 mod operator_view;
 mod output;

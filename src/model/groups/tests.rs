@@ -40,6 +40,35 @@ fn a_membership_goes_its_way() {
     assert_eq!(at(&spec, 7), Belongs::Member, "closed intervals stay");
 }
 
+#[test]
+fn a_filter_found_missing_has_the_node_read_again_from_its_join_on() {
+    let mut spec = spec();
+    spec.want_groups = Some(vec!["web".to_owned(), "db".to_owned()]);
+    spec.plan_groups(Uuid::new_v4);
+    let lacked = [web()];
+    assert!(!spec.read_again(&lacked, Uuid::new_v4), "its marks are not known: the filter may not have been set yet");
+    for step in spec.group_steps() {
+        let Step::Join { marker, .. } = step else { panic!("{spec:?}") };
+        spec.group_done(marker, Done::Marked(both(5)));
+    }
+    assert!(spec.read_again(&lacked, Uuid::new_v4) && !spec.read_again(&lacked, Uuid::new_v4));
+    let [Step::Again { ref group, marker }] = spec.group_steps()[..] else { panic!("{spec:?}") };
+    assert_eq!(*group, web());
+    assert!(spec.again_said(marker) && !spec.again_said(marker) && spec.group_steps().is_empty());
+
+    let mut node = Intervals::default();
+    node.learn(&spec, StreamKind::Commands);
+    assert_eq!(node.due(), None);
+    node.mark(&Mark::Again(web()), StreamSeq(9));
+    assert_eq!(node.due(), Some(StreamSeq(5)));
+    node.begun_again();
+    node.mark(&Mark::Again(web()), StreamSeq(9));
+    assert_eq!(node.due(), None, "the word itself is read again, too");
+    assert!(node.contains(&web(), StreamSeq(20)), "it changes no membership");
+    node.mark(&Mark::Again(web()), StreamSeq(12));
+    assert_eq!(node.due(), Some(StreamSeq(5)));
+}
+
 /// A hub: what it is about to do, by the `spec` as it read it.
 #[derive(Default)]
 struct Hub {
@@ -80,6 +109,7 @@ impl World {
             Some(Step::Leave { group, marker }) => {
                 hub.marked = Some((marker, self.publish(marker, Mark::Leave(group))));
             }
+            Some(Step::Again { marker, .. }) => drop(self.spec.again_said(marker)),
             Some(Step::Drain { marker, .. }) => drop(self.spec.group_done(marker, Done::Drained)),
             None => {}
         }
