@@ -45,7 +45,7 @@ pub(super) async fn run(mut spec: Spec, work: &Work, cx: &Context) -> Outcome {
         }
         Err(error @ RunError::Stopped) => stopped(&error.to_string()),
         Err(error @ RunError::Lost) => Outcome::ended(State::Interrupted, Code::Interrupted, error.to_string()),
-        Err(error @ (RunError::Failed(_) | RunError::NoRunner(_))) => {
+        Err(error @ (RunError::Failed(_) | RunError::NoRoom(_) | RunError::NoRunner(_))) => {
             Outcome::ended(State::Failed, Code::Spawn, with_causes(&error))
         }
     }

@@ -1,11 +1,16 @@
-//! The broker's own disk runs full: streams that were written then store nothing until nats-server is started again, which the
-//! hub says and `up` does.
+//! Full disks. The broker's own: streams that were written then store nothing until nats-server is started again, which the
+//! hub says and `up` does. A node's: commands begin when there is room again.
 
 use crate::harness::{Cli, Process, SOON, SmallDisk, TestBroker, wait_until};
 use crate::local::{broker_pid, up_with};
 use edgeward::broker::{Broker, From, Outgoing, PublishError};
+use edgeward::exec::runner::{Place, RunError, RunName, Runner};
+use edgeward::exec::{Limits, Spec};
 use edgeward::model::id::StreamSeq;
+use std::pin::pin;
 use std::time::Duration;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 /// A disk, where this machine lets us mount one.
 fn disk(size: &str) -> Option<SmallDisk> {
@@ -36,6 +41,39 @@ async fn break_commands(disk: &SmallDisk, client: &Broker) {
     let again = publish(client).await;
     assert!(matches!(again, Err(PublishError::Unknown)), "room alone does not heal it: {again:?}");
     client.stream_state("FLEET_COMMANDS").await.expect("the server answers all the same");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_begins_when_there_is_room() {
+    let Some(disk) = disk("1m") else { return };
+    let place = Place::make(&disk.path().join("run")).unwrap();
+    let runner = Runner::new(place, env!("CARGO_BIN_EXE_edgeward").into());
+    let spec = Spec { program: "/bin/sh".into(), args: vec!["-c".into(), "echo hi".into()], ..Spec::default() };
+    let limits = Limits {
+        timeout: SOON,
+        grace: SOON,
+        keep: 1 << 10,
+        drain: Duration::from_millis(200),
+        file: 1 << 20,
+        kill_left: false,
+    };
+    let (stop, given_up, told) = (CancellationToken::new(), CancellationToken::new(), |_| {});
+    let names = ["before", "while", "unwanted"].map(|name| RunName::numbered(name, 1, 1));
+    runner.run(&names[0], &spec, &limits, &stop, &told).await.expect("there is room");
+    disk.fill();
+    let mut waiting = pin!(runner.run(&names[1], &spec, &limits, &stop, &told));
+    let early = timeout(Duration::from_millis(500), &mut waiting).await;
+    assert!(early.is_err(), "{early:?}");
+    let mut unwanted = pin!(runner.run(&names[2], &spec, &limits, &given_up, &told));
+    let early = timeout(Duration::from_millis(100), &mut unwanted).await;
+    assert!(early.is_err(), "{early:?}");
+    given_up.cancel();
+    let stopped = timeout(SOON, unwanted).await.unwrap();
+    assert!(matches!(stopped, Err(RunError::Stopped)), "{stopped:?}");
+    disk.clear();
+    let exit = timeout(SOON, waiting).await.unwrap().expect("there is room again");
+    assert_eq!(exit.stdout.head(), b"hi\n");
+    runner.leave().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

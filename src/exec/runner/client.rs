@@ -48,6 +48,9 @@ pub enum RunError {
     /// It could not be started; nothing ran.
     #[error("{0}")]
     Failed(String),
+    /// Its file found no room on the disk for as long as it may take; nothing ran.
+    #[error("{0}")]
+    NoRoom(String),
     /// It was stopped before it began.
     #[error("was stopped before it began")]
     Stopped,
@@ -133,6 +136,12 @@ impl Runner {
                     match wire::send(&mut link.to, &start).await {
                         Ok(()) => match self.follow(link, run, stop, started).await {
                             Ok(Some(Err(RunError::Stopped))) if asked => return Err(RunError::Lost),
+                            Ok(Some(Err(RunError::NoRoom(error)))) => {
+                                if since.elapsed() > limits.timeout {
+                                    return Err(RunError::NoRoom(error));
+                                }
+                                io::Error::new(io::ErrorKind::StorageFull, error)
+                            }
                             Ok(Some(told)) => return told,
                             Ok(None) => {
                                 asked |= has_spec;
@@ -149,10 +158,14 @@ impl Runner {
                 Err(error) => error,
             };
             tracing::debug!(%run, %error, "the runner is asked again");
-            if !asked && since.elapsed() > PATIENCE {
+            let waits_for_room = error.kind() == io::ErrorKind::StorageFull;
+            if !asked && !waits_for_room && since.elapsed() > PATIENCE {
                 return Err(RunError::NoRunner(error));
             }
-            sleep(backoff.next_wait()).await;
+            tokio::select! {
+                () = sleep(backoff.next_wait()) => {}
+                () = stop.cancelled(), if waits_for_room => {}
+            }
         }
     }
 
@@ -306,7 +319,8 @@ impl Runner {
                     self.over().insert(run.clone());
                     Ok(exit.into())
                 }
-                Some(Tell::Failed { error }) => Err(RunError::Failed(error)),
+                Some(Tell::Failed { error, no_room: true }) => Err(RunError::NoRoom(error)),
+                Some(Tell::Failed { error, no_room: false }) => Err(RunError::Failed(error)),
                 Some(Tell::Lost) => Err(RunError::Lost),
                 Some(Tell::Absent) => Err(RunError::Stopped),
             };

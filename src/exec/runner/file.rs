@@ -20,7 +20,7 @@ use super::super::{Captured, Exit};
 use super::wire::ExitFrame;
 use crate::model::process::Started;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -92,8 +92,14 @@ impl RunFile {
     /// Makes it; it must not be there.
     pub(super) fn create(path: &Path) -> io::Result<RunFile> {
         let mut file = File::options().append(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(MAGIC)?;
-        Ok(RunFile { file: Arc::new(file) })
+        match file.write_all(MAGIC) {
+            Ok(()) => Ok(RunFile { file: Arc::new(file) }),
+            Err(error) => {
+                // Nothing has begun, and it may be asked for again. Where it stays, that is refused.
+                let _ = fs::remove_file(path);
+                Err(error)
+            }
+        }
     }
 
     /// Opens one that [`empty`] has left.

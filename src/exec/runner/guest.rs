@@ -92,8 +92,9 @@ impl Guest {
             Ok(given) => given,
             Err(error) => {
                 let path = self.core.place.run(run);
+                let no_room = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
                 let error = format!("cannot keep {path:?}: {error}");
-                return wire::send(to, &Tell::Failed { error }).await;
+                return wire::send(to, &Tell::Failed { error, no_room }).await;
             }
         };
         let mut stage = match given {
@@ -116,7 +117,7 @@ impl Guest {
                     }
                     wire::send(to, &Tell::Started { pid, start_time }).await?;
                 }
-                Stage::Failed(error) => return wire::send(to, &Tell::Failed { error }).await,
+                Stage::Failed(error) => return wire::send(to, &Tell::Failed { error, no_room: false }).await,
                 Stage::Ended(exit) => {
                     wire::send(to, &Tell::Ended { exit: ExitFrame::from(&*exit) }).await?;
                     self.core.told(run);

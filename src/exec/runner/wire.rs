@@ -49,8 +49,12 @@ pub(super) enum Tell {
     Started { pid: u32, start_time: u64 },
     /// It is over.
     Ended { exit: ExitFrame },
-    /// It could not be started; nothing ran.
-    Failed { error: String },
+    /// It could not be started; nothing ran. `no_room`: the disk is full, and it may be asked for again.
+    Failed {
+        error: String,
+        #[serde(default)]
+        no_room: bool,
+    },
     /// It began, and a runner died with it: how it ended nobody knows.
     Lost,
     /// It never began.
