@@ -36,7 +36,7 @@ async fn want(fleet: &Fleet, node: &str, groups: &[GroupName]) {
 }
 
 /// Waits until the node is in the group, or out of it, as far as the hub is concerned.
-async fn settled(fleet: &Fleet, node: &str, is_member: bool) -> Spec {
+pub async fn settled(fleet: &Fleet, node: &str, is_member: bool) -> Spec {
     wait_until(LONG, format!("{node} is in the group: {is_member}"), async || {
         let spec = spec(fleet, node).await;
         match spec.belongs(&web(), StreamKind::Commands, StreamSeq(u64::MAX)) {

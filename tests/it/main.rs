@@ -19,6 +19,7 @@ mod full_disk;
 mod groups;
 mod harness;
 mod hub;
+mod hub_away;
 mod hub_upkeep;
 mod inmsg;
 mod journal;
