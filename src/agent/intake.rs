@@ -268,12 +268,13 @@ async fn one_session(
             places.changed(found, None).await?;
         }
         keep(node, dispatcher, &batch, known_until).await?;
-        session.ack(&batch).await;
-        here(Point::Acked);
         pace.backoff.reset();
+        // Not acked: by its ack floor the hub knows when a node that leaves has read all of it again.
         if node.groups.due(stream).is_some() {
             return Err(Ended::ReadAgain);
         }
+        session.ack(&batch).await;
+        here(Point::Acked);
         catch_up.saw(dispatcher, &batch).await;
     }
 }

@@ -48,14 +48,16 @@ pub(super) async fn carry_out(nodes: &Nodes, spec: &Spec) -> Result<(), HubError
             }
             Step::Again { group, marker } => {
                 nodes.set_filters(node).await?;
+                let mut at = Starts::default();
                 for stream in StreamKind::ALL {
-                    publish(nodes, node, stream, marker, &Mark::Again(group.clone())).await?;
+                    *at.get_mut(stream) =
+                        Some(publish(nodes, node, stream, marker, &Mark::Again(group.clone())).await?.0);
                 }
-                nodes.change(node, |spec| spec.again_said(marker)).await?;
+                nodes.change(node, |spec| spec.again_said(marker, at)).await?;
                 tracing::warn!(%node, %group, "has to read again from its join on");
             }
             Step::Leave { group, marker } => drop(finish(nodes, node, marker, &Mark::Leave(group)).await?),
-            Step::Drain { marker, leave } => drain(nodes, node, marker, leave).await?,
+            Step::Drain { marker, until } => drain(nodes, node, marker, until).await?,
         }
     }
     Ok(())
@@ -90,16 +92,22 @@ pub(super) async fn told(nodes: &Nodes, told: &RawMessage) -> Result<(), HubErro
     // The broker hears of the ack beside the record, and perhaps a moment later.
     let Some(stream) = stream else { return Ok(()) };
     let floor = nodes.broker().consumer_progress(stream, &node).await?.map(|progress| progress.ack_floor);
-    let waits = |step: &Step| matches!(step, Step::Drain { leave, .. } if floor < *leave.get(stream));
+    let waits = |step: &Step| matches!(step, Step::Drain { until, .. } if floor < *until.get(stream));
     let spec = nodes.read_again(&node).await?;
     if spec.is_some_and(|spec| spec.group_steps().iter().any(waits)) { Err(HubError::JoinPending) } else { Ok(()) }
 }
 
-/// The filters go once nothing before the leave is left to take.
-async fn drain(nodes: &Nodes, node: &NodeName, marker: Uuid, leave: Starts) -> Result<(), HubError> {
+/// The filters go once nothing before the leave is left to take. Where one was missing until now, there may be: the node reads
+/// again first, as `spec` says then.
+async fn drain(nodes: &Nodes, node: &NodeName, marker: Uuid, until: Starts) -> Result<(), HubError> {
+    nodes.set_filters(node).await?;
+    let drains = |spec: &Spec| spec.group_steps().contains(&Step::Drain { marker, until });
+    if !nodes.read_again(node).await?.is_some_and(|spec| drains(&spec)) {
+        return Ok(());
+    }
     for stream in StreamKind::ALL {
         let progress = nodes.broker().consumer_progress(stream, node).await?;
-        if progress.is_none_or(|progress| Some(progress.ack_floor) < *leave.get(stream)) {
+        if progress.is_none_or(|progress| Some(progress.ack_floor) < *until.get(stream)) {
             return Ok(());
         }
     }

@@ -54,8 +54,8 @@ pub enum Step {
     Drain {
         /// The id of the marks.
         marker: Uuid,
-        /// Their sequences.
-        leave: Starts,
+        /// Where its ack floors have to be.
+        until: Starts,
     },
 }
 
@@ -106,8 +106,15 @@ impl Membership {
         Some(match (self.is_joining(), self.is_over()) {
             (true, _) => Step::Join { group, marker },
             (false, false) => Step::Leave { group, marker },
-            (false, true) => Step::Drain { marker, leave: self.leave },
+            (false, true) => Step::Drain { marker, until: self.taken_at() },
         })
+    }
+
+    /// Where a node has to be that has taken all up to its leave: also what it was told to read again, which it acks when
+    /// it comes there once more.
+    fn taken_at(&self) -> Starts {
+        let later = |stream| *self.leave.get(stream).max(self.again_at.get(stream));
+        Starts { commands: later(StreamKind::Commands), events: later(StreamKind::Events) }
     }
 
     fn at(&self, stream: StreamKind, seq: StreamSeq) -> Belongs {
@@ -145,7 +152,14 @@ impl Spec {
             if !self.groups.iter().any(|m| m.name == name && !m.is_over()) {
                 let (join, leave) = (Starts::default(), Starts::default());
                 let pending = Some(fresh());
-                self.groups.push(Membership { name: name.to_owned(), join, leave, pending, again: None });
+                self.groups.push(Membership {
+                    name: name.to_owned(),
+                    join,
+                    leave,
+                    pending,
+                    again: None,
+                    again_at: Starts::default(),
+                });
                 changed = true;
             }
         }
@@ -189,10 +203,10 @@ impl Spec {
         changed
     }
 
-    /// The word with this id is stored; false where that is known.
-    pub fn again_said(&mut self, marker: Uuid) -> bool {
+    /// The word with this id is stored, there; false where that is known.
+    pub fn again_said(&mut self, marker: Uuid, at: Starts) -> bool {
         let said = self.groups.iter_mut().find(|m| m.again == Some(marker));
-        said.map(|member| member.again = None).is_some()
+        said.map(|member| (member.again, member.again_at) = (None, at)).is_some()
     }
 
     /// Has pending marks published anew, for a journal that begins behind those that may be stored.

@@ -60,6 +60,13 @@ pub struct Membership {
     /// The id of the word that the node is to read again from its join on, while that has to be said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again: Option<Uuid>,
+    /// Where that was said last.
+    #[serde(default, skip_serializing_if = "said_nowhere")]
+    pub again_at: Starts,
+}
+
+fn said_nowhere(at: &Starts) -> bool {
+    *at == Starts::default()
 }
 
 /// `spec.<node>`: what the hub decided.

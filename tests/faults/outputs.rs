@@ -34,7 +34,7 @@ impl Check<'_> {
 
     pub(super) fn logs_are_whole(&mut self) {
         let events: Vec<(&Stored, Option<&Sent>)> =
-            self.originals().into_iter().filter(|(one, _)| one.kind == "event" && one.mark.is_none()).collect();
+            self.originals().into_iter().filter(|(one, _)| one.kind == "event" && one.method != "member").collect();
         let places: HashMap<(&str, &str), &Stored> =
             events.iter().map(|(stored, _)| ((stored.to.as_str(), stored.id.as_str()), *stored)).collect();
         for (node, lines) in &self.history.logs {

@@ -54,7 +54,14 @@ fn a_filter_found_missing_has_the_node_read_again_from_its_join_on() {
     assert!(spec.read_again(&lacked, Uuid::new_v4) && !spec.read_again(&lacked, Uuid::new_v4));
     let [Step::Again { ref group, marker }] = spec.group_steps()[..] else { panic!("{spec:?}") };
     assert_eq!(*group, web());
-    assert!(spec.again_said(marker) && !spec.again_said(marker) && spec.group_steps().is_empty());
+    assert!(spec.again_said(marker, both(9)) && !spec.again_said(marker, both(9)) && spec.group_steps().is_empty());
+
+    let mut leaving = spec.clone();
+    leaving.want_groups = Some(vec!["db".to_owned()]);
+    leaving.plan_groups(Uuid::new_v4);
+    let [Step::Leave { marker, .. }] = leaving.group_steps()[..] else { panic!("{leaving:?}") };
+    leaving.group_done(marker, Done::Marked(both(8)));
+    assert_eq!(leaving.group_steps(), [Step::Drain { marker, until: both(9) }], "not before it has read again");
 
     let mut node = Intervals::default();
     node.learn(&spec, StreamKind::Commands);
@@ -109,7 +116,7 @@ impl World {
             Some(Step::Leave { group, marker }) => {
                 hub.marked = Some((marker, self.publish(marker, Mark::Leave(group))));
             }
-            Some(Step::Again { marker, .. }) => drop(self.spec.again_said(marker)),
+            Some(Step::Again { marker, .. }) => drop(self.spec.again_said(marker, Starts::default())),
             Some(Step::Drain { marker, .. }) => drop(self.spec.group_done(marker, Done::Drained)),
             None => {}
         }
