@@ -38,11 +38,16 @@ impl Groups {
         self.known.read().unwrap_or_else(PoisonError::into_inner).get(stream).due()
     }
 
-    /// The stream is being read again; gives what the journal is to keep.
-    fn begun_again(&self, stream: StreamKind) -> String {
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+    /// What the journal is to keep when a stream is read again.
+    fn text_when_begun_again(&self, stream: StreamKind) -> String {
+        let mut known = self.known.read().unwrap_or_else(PoisonError::into_inner).clone();
         known.get_mut(stream).begun_again();
         to_text(&known)
+    }
+
+    /// The journal has it: the stream is being read again.
+    fn begun_again(&self, stream: StreamKind) {
+        self.known.write().unwrap_or_else(PoisonError::into_inner).get_mut(stream).begun_again();
     }
 
     /// True where the node is a member of the group for the message stored there.
@@ -100,8 +105,11 @@ impl Node {
     pub(crate) async fn read_again(&self, stream: StreamKind) -> Result<(), JournalError> {
         let Some(join) = self.groups.due(stream) else { return Ok(()) };
         tracing::warn!(?stream, %join, "messages to a group may have been passed over; reading again from the join on");
-        let kept = (Key::Members, self.groups.begun_again(stream));
-        self.journal.go_back(stream, join, self.groups.targets(), kept).await
+        let kept = (Key::Members, self.groups.text_when_begun_again(stream));
+        self.journal.go_back(stream, join, self.groups.targets(), kept).await?;
+        // Not before: a full disk would have it forgotten.
+        self.groups.begun_again(stream);
+        Ok(())
     }
 
     /// True where the message is not for this node: to a group that it is no member of at that place. Such a message gets

@@ -46,12 +46,13 @@ pub(super) async fn carry_out(nodes: &Nodes, spec: &Spec) -> Result<(), HubError
                 // Taken away between the look and the marks they would be found by nobody soon.
                 nodes.set_filters(node).await?;
             }
-            Step::Again { group, marker } => {
+            Step::Again { group, marker, join } => {
                 nodes.set_filters(node).await?;
                 let mut at = Starts::default();
                 for stream in StreamKind::ALL {
-                    *at.get_mut(stream) =
-                        Some(publish(nodes, node, stream, marker, &Mark::Again(group.clone())).await?.0);
+                    let Some(join) = *join.get(stream) else { continue };
+                    let word = Mark::Again { group: group.clone(), join };
+                    *at.get_mut(stream) = Some(publish(nodes, node, stream, marker, &word).await?.0);
                 }
                 nodes.change(node, |spec| spec.again_said(marker, at)).await?;
                 tracing::warn!(%node, %group, "has to read again from its join on");

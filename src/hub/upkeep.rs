@@ -200,10 +200,10 @@ async fn is_told_by_all(
         return records::is_told(nodes.broker(), letter, NOBODY).await;
     }
     let told = records::told_by(nodes.broker(), letter, &everybody).await?;
-    let silent = everybody.into_iter().filter(|node| !told.contains(node));
-    let before = open.len();
+    let mut silent = everybody.into_iter().filter(|node| !told.contains(node)).peekable();
+    let are_all = silent.peek().is_none();
     open.extend(silent.take(NAMED));
-    Ok(open.len() == before)
+    Ok(are_all)
 }
 
 /// What a message takes in the stream, nearly.

@@ -49,6 +49,8 @@ pub enum Step {
         group: GroupName,
         /// The id of that word.
         marker: Uuid,
+        /// The join.
+        join: Starts,
     },
     /// Wait until the node has taken all up to its leave.
     Drain {
@@ -100,7 +102,7 @@ impl Membership {
     fn step(&self) -> Option<Step> {
         let group = self.name.parse().ok()?;
         if let Some(marker) = self.again {
-            return Some(Step::Again { group, marker });
+            return Some(Step::Again { group, marker, join: self.join });
         }
         let marker = self.pending?;
         Some(match (self.is_joining(), self.is_over()) {
@@ -272,8 +274,13 @@ pub enum Mark {
     Join(GroupName),
     /// A member up to here.
     Leave(GroupName),
-    /// No mark of its own: messages since the join may have been passed over, read again from there.
-    Again(GroupName),
+    /// No mark of its own: messages since the join that lies there may have been passed over, read again from it.
+    Again {
+        /// The group.
+        group: GroupName,
+        /// The join: the node may have left and joined anew since.
+        join: StreamSeq,
+    },
 }
 
 /// The memberships of a node in one stream, as its journal keeps them.
@@ -284,12 +291,12 @@ pub struct Intervals(BTreeMap<GroupName, Vec<Interval>>);
 impl Intervals {
     /// Takes in a mark; one that says what is so already changes nothing.
     pub fn mark(&mut self, mark: &Mark, seq: StreamSeq) {
-        let (Mark::Join(group) | Mark::Leave(group) | Mark::Again(group)) = mark;
+        let (Mark::Join(group) | Mark::Leave(group) | Mark::Again { group, .. }) = mark;
         let known = self.0.entry(group.clone()).or_default();
-        if let Mark::Again(_) = mark {
+        if let Mark::Again { join, .. } = mark {
             // It comes again itself when that is done.
-            let is_news = |i: &&mut Interval| seq > i.join && i.again.is_none_or(|last| seq > last);
-            if let Some(interval) = known.last_mut().filter(is_news) {
+            let is_news = |i: &&mut Interval| i.join == *join && i.again.is_none_or(|last| seq > last);
+            if let Some(interval) = known.iter_mut().find(is_news) {
                 (interval.again, interval.is_due) = (Some(seq), true);
             }
             return;
@@ -302,7 +309,7 @@ impl Intervals {
         match (mark, open) {
             (Mark::Join(_), None) => known.push(Interval::new(seq, None)),
             (Mark::Leave(_), Some(interval)) => interval.leave = Some(seq),
-            (Mark::Join(_), Some(_)) | (Mark::Leave(_), None) | (Mark::Again(_), _) => {}
+            (Mark::Join(_), Some(_)) | (Mark::Leave(_), None) | (Mark::Again { .. }, _) => {}
         }
     }
 

@@ -52,8 +52,8 @@ fn a_filter_found_missing_has_the_node_read_again_from_its_join_on() {
         spec.group_done(marker, Done::Marked(both(5)));
     }
     assert!(spec.read_again(&lacked, Uuid::new_v4) && !spec.read_again(&lacked, Uuid::new_v4));
-    let [Step::Again { ref group, marker }] = spec.group_steps()[..] else { panic!("{spec:?}") };
-    assert_eq!(*group, web());
+    let [Step::Again { ref group, marker, join }] = spec.group_steps()[..] else { panic!("{spec:?}") };
+    assert_eq!((group, join), (&web(), both(5)));
     assert!(spec.again_said(marker, both(9)) && !spec.again_said(marker, both(9)) && spec.group_steps().is_empty());
 
     let mut leaving = spec.clone();
@@ -66,14 +66,17 @@ fn a_filter_found_missing_has_the_node_read_again_from_its_join_on() {
     let mut node = Intervals::default();
     node.learn(&spec, StreamKind::Commands);
     assert_eq!(node.due(), None);
-    node.mark(&Mark::Again(web()), StreamSeq(9));
+    let again = Mark::Again { group: web(), join: StreamSeq(5) };
+    node.mark(&again, StreamSeq(9));
     assert_eq!(node.due(), Some(StreamSeq(5)));
     node.begun_again();
-    node.mark(&Mark::Again(web()), StreamSeq(9));
+    node.mark(&again, StreamSeq(9));
     assert_eq!(node.due(), None, "the word itself is read again, too");
     assert!(node.contains(&web(), StreamSeq(20)), "it changes no membership");
-    node.mark(&Mark::Again(web()), StreamSeq(12));
-    assert_eq!(node.due(), Some(StreamSeq(5)));
+    node.mark(&Mark::Leave(web()), StreamSeq(10));
+    node.mark(&Mark::Join(web()), StreamSeq(11));
+    node.mark(&again, StreamSeq(12));
+    assert_eq!(node.due(), Some(StreamSeq(5)), "of that join, not of the one that followed");
 }
 
 /// A hub: what it is about to do, by the `spec` as it read it.
