@@ -2,6 +2,10 @@
 //!
 //! Each result is appended once: the journal keeps the length up to which the file is whole, so that a line that a crash
 //! cut off or left unnoticed is written again over itself.
+//!
+//! ```text
+//! another file, or none so far → its length is kept → lines are written, and synced → their end is kept
+//! ```
 
 use super::node::Node;
 use crate::journal::{Class, Entry, EntryId, Key};
@@ -48,8 +52,15 @@ async fn append(node: &Node, path: &Path) -> io::Result<usize> {
     let count = entries.len();
     let whole: Option<Mark> = node.journal.meta(Key::AcksLength).await.map_err(io::Error::other)?;
     let ids: Vec<EntryId> = entries.iter().map(|entry| entry.id).collect();
-    let path: PathBuf = path.to_owned();
-    let mark = tokio::task::spawn_blocking(move || write(&path, whole, &entries)).await.map_err(io::Error::other)??;
+    let place: PathBuf = path.to_owned();
+    let begin = tokio::task::spawn_blocking(move || place_in(&place, whole)).await.map_err(io::Error::other)??;
+    if whole != Some(begin) {
+        // Before anything is written to it: a crash behind that would find nothing to tell its lines by.
+        node.journal.set_meta(Key::AcksLength, begin).await.map_err(io::Error::other)?;
+    }
+    let place: PathBuf = path.to_owned();
+    let mark =
+        tokio::task::spawn_blocking(move || write(&place, begin, &entries)).await.map_err(io::Error::other)??;
     here(Point::ResultWritten);
     node.journal.left(ids, Key::AcksLength, mark.to_string()).await.map_err(io::Error::other)?;
     Ok(count)
@@ -60,6 +71,13 @@ async fn append(node: &Node, path: &Path) -> io::Result<usize> {
 struct Mark {
     inode: u64,
     length: u64,
+}
+
+impl Mark {
+    fn of(file: &File) -> io::Result<Mark> {
+        let metadata = file.metadata()?;
+        Ok(Mark { inode: metadata.ino(), length: metadata.len() })
+    }
 }
 
 impl std::fmt::Display for Mark {
@@ -76,17 +94,22 @@ impl std::str::FromStr for Mark {
     }
 }
 
-fn write(path: &Path, whole: Option<Mark>, entries: &[Entry]) -> io::Result<Mark> {
-    let mut file = File::options().write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    let metadata = file.metadata()?;
-    // The same file, and longer than it is known to be whole: a crash came between writing and remembering. A file that
-    // somebody has put in its place, or cut, is simply continued.
-    if let Some(mark) = whole
-        && mark.inode == metadata.ino()
-        && mark.length < metadata.len()
-    {
-        file.set_len(mark.length)?;
+/// From where on the file is written: up to where it is whole, or, where somebody has put another in its place or cut it,
+/// its end. Makes it where there is none.
+fn place_in(path: &Path, whole: Option<Mark>) -> io::Result<Mark> {
+    let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let found = Mark::of(&file)?;
+    Ok(whole.filter(|mark| mark.inode == found.inode && mark.length <= found.length).unwrap_or(found))
+}
+
+fn write(path: &Path, begin: Mark, entries: &[Entry]) -> io::Result<Mark> {
+    let mut file = File::options().write(true).open(path)?;
+    let found = Mark::of(&file)?;
+    if found.inode != begin.inode || found.length < begin.length {
+        return Err(io::Error::other("another file has taken its place"));
     }
+    // Longer than it is known to be whole: a crash came between writing and remembering.
+    file.set_len(begin.length)?;
     file.seek(SeekFrom::End(0))?;
     let mut lines = Vec::new();
     for entry in entries {
@@ -95,7 +118,7 @@ fn write(path: &Path, whole: Option<Mark>, entries: &[Entry]) -> io::Result<Mark
     }
     file.write_all(&lines)?;
     file.sync_data()?;
-    Ok(Mark { inode: metadata.ino(), length: file.metadata()?.len() })
+    Mark::of(&file)
 }
 
 #[cfg(test)]
@@ -118,21 +141,33 @@ mod tests {
     fn a_line_that_a_crash_left_unnoticed_is_not_doubled() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("acks.jsonl");
-        let first = write(&path, None, &[entry("{\"a\":1}")]).unwrap();
-        // Written, but the journal never heard of it.
-        write(&path, Some(first), &[entry("{\"b\":2}")]).unwrap();
-        write(&path, Some(first), &[entry("{\"b\":2}")]).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"a\":1}\n{\"b\":2}\n");
+        let (mut whole, mut text) = (None, String::new());
+        for line in ["{\"a\":1}", "{\"b\":2}"] {
+            let begin = place_in(&path, whole).unwrap();
+            // Written, but the journal never heard of it.
+            write(&path, begin, &[entry(line)]).unwrap();
+            assert_eq!(place_in(&path, Some(begin)).unwrap(), begin);
+            whole = Some(write(&path, begin, &[entry(line)]).unwrap());
+            text += &format!("{line}\n");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
     }
 
     #[test]
     fn a_rotated_file_is_begun_anew_and_a_shortened_one_continued() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("acks.jsonl");
-        let mark = write(&path, None, &[entry("one")]).unwrap();
+        let mark = write(&path, place_in(&path, None).unwrap(), &[entry("one")]).unwrap();
         std::fs::rename(&path, dir.path().join("acks.jsonl.1")).unwrap();
-        write(&path, Some(mark), &[entry("two")]).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "two\n");
+        assert!(write(&path, mark, &[entry("two")]).is_err(), "there is none");
+        std::fs::write(&path, "theirs\n").unwrap();
+        assert!(write(&path, mark, &[entry("two")]).is_err(), "it is another");
+        let begin = place_in(&path, Some(mark)).unwrap();
+        write(&path, begin, &[entry("two")]).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "theirs\ntwo\n");
+        std::fs::write(&path, "").unwrap();
+        write(&path, place_in(&path, Some(begin)).unwrap(), &[entry("three")]).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "three\n");
         assert_eq!(Mark { inode: 7, length: 9 }.to_string().parse(), Ok(Mark { inode: 7, length: 9 }));
     }
 }

@@ -315,3 +315,19 @@ async fn results_come_back_to_the_sending_node_once_whatever_was_down() {
         .collect();
     assert_eq!(ids, ["first", "second", "round3", "round4", "round5"]);
 }
+
+#[cfg(feature = "kill-points")]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_result_of_all_is_not_doubled_by_a_crash_right_behind_it() {
+    let mut fleet = Fleet::start(&["ship1"]).await;
+    let state = fleet.agent("ship1").state_dir();
+    let message = |id: &str| json!({ "to": "ship1", "method": "shell", "body": "true", "id": id }).to_string();
+    crate::kernel::dies_at(&mut fleet, edgeward::killpoint::Point::ResultWritten, async |_| {
+        taken(&state, &message("first")).await;
+    })
+    .await;
+    fleet.start_agent("ship1").await;
+    taken(&state, &message("second")).await;
+    let text = content(state.join("acks.jsonl"), "second").await;
+    assert_eq!(text.lines().count(), 2, "{text}");
+}

@@ -222,7 +222,7 @@ async fn failures_that_repeat_are_counted_and_none_is_lost_from_the_sum() {
 
 /// Starts the node's agent so that it dies right after this step, does `then`, and waits for that.
 #[cfg(feature = "kill-points")]
-async fn dies_at(fleet: &mut Fleet, point: edgeward::killpoint::Point, then: impl AsyncFnOnce(&Fleet)) {
+pub async fn dies_at(fleet: &mut Fleet, point: edgeward::killpoint::Point, then: impl AsyncFnOnce(&Fleet)) {
     use std::os::unix::process::ExitStatusExt;
     fleet.agent("ship1").kill();
     fleet.agent("ship1").set_env(edgeward::killpoint::VARIABLE, &format!("{}:1", point.as_str()));
