@@ -8,6 +8,10 @@
 //! Every step is a compare-and-set, or harmless to repeat: marks have an id that was in `spec` before them, and the first
 //! with that id counts, whoever published it. So a hub may die behind any step, and two may work at once. Decides nothing
 //! about memberships itself; that is `model::groups`.
+//!
+//! The broker has no compare-and-set for filters. An update of a hub that died, or was slow, may land late and take a filter
+//! away: whoever finds that has the node read again. One that lands between another hub's look at a consumer and that hub's
+//! own update is found by nobody; what the node passed over in that moment stays `queued`.
 
 use super::HubError;
 use super::fate::{Letter, Standing};
