@@ -155,12 +155,15 @@ pub struct History {
 }
 
 impl History {
-    /// For each stored message the first with its identity, where it is a copy.
+    /// For each stored message the first with its identity, where it is a copy. A node's journal knows which was first; of
+    /// those that the hub answers, because no node can, it is the one that was answered first: the hub works on many at once.
     pub fn originals(&self) -> BTreeMap<At, At> {
         let mut first: BTreeMap<(&str, &str, &str, &str), At> = BTreeMap::new();
         let mut originals = BTreeMap::new();
+        let is_by_hub = |record: &&Record| record.class == Class::Terminal && record.state == "undeliverable";
+        let by_hub: BTreeSet<At> = self.records.iter().filter(is_by_hub).map(|record| record.about).collect();
         let mut stored: Vec<&Stored> = self.stored.iter().collect();
-        stored.sort_by_key(|message| message.at);
+        stored.sort_by_key(|message| (!by_hub.contains(&message.at), message.at));
         for message in stored {
             let key = (message.to.as_str(), message.from.as_str(), message.id.as_str(), message.kind.as_str());
             let original = *first.entry(key).or_insert(message.at);

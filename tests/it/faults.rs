@@ -225,6 +225,28 @@ fn a_copy_is_told_and_has_no_record_of_its_own() {
 }
 
 #[test]
+fn of_copies_that_no_node_can_answer_one_is_answered_whichever_the_hub_took_first() {
+    let to_nobody = |seq: u64| Stored { to: "@db".to_owned(), ..stored("e", "ops", seq) };
+    let answer = |seq: u64| Record { subject: "n".to_owned(), ..record("e", seq, "undeliverable") };
+    let told =
+        |seq: u64, of: u64| Record { class: Class::Progress, duplicate_of: Some(of), ..record("e", seq, "duplicate") };
+    let with = |records: &[Record]| {
+        broken(|history| {
+            let meant = sent("e", "ops", 11);
+            history.sent.push(Sent { to: "@db".to_owned(), expect: Expect::NoNode, copies: 2, ..meant });
+            history.stored.extend([to_nobody(11), to_nobody(12)]);
+            history.records.extend_from_slice(records);
+        })
+    };
+    assert_eq!(with(&[answer(11), told(12, 11)]), []);
+    assert_eq!(with(&[answer(12), told(11, 12)]), []);
+    assert_eq!(with(&[answer(12)]), one("no word of a copy", "e"));
+    assert_eq!(with(&[told(11, 12), told(12, 11)])[0], one("no terminal record", "e")[0]);
+    let both = Record { subject: "m".to_owned(), ..answer(12) };
+    assert_eq!(with(&[answer(11), both, told(12, 11)]), one("a copy with a terminal record", "e"));
+}
+
+#[test]
 fn a_wrong_output_is_found() {
     let other = |text: &str| {
         let stdout = text.as_bytes().to_vec();
