@@ -1,191 +1,19 @@
 //! Streams, nodes, fates and results, on a nats-server of each test's own.
 
-use crate::harness::open_to;
+mod bed;
+
+use bed::*;
+use edgeward::broker::Outgoing;
 use edgeward::broker::topology::{self, Standing};
-use edgeward::broker::{Broker, ConnectOptions, From, Outgoing, RawMessage};
-use edgeward::hub::{self, HubError, HubOptions};
 use edgeward::model::config::HubConfig;
-use edgeward::model::id::{JournalId, StreamSeq};
+use edgeward::model::id::StreamSeq;
 use edgeward::model::message::StreamKind;
-use edgeward::model::name::NodeName;
-use edgeward::model::node::{Hello, Spec};
+use edgeward::model::node::Spec;
 use edgeward::model::record::{By, Record};
 use edgeward::model::state::State;
 use edgeward::model::subject::{NodeKey, RecordStream};
 use serde_json::{Value, json};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
-
-/// A nats-server that ends with the test.
-struct Server {
-    child: Child,
-    port: u16,
-    dir: tempfile::TempDir,
-}
-
-fn spawn(port: u16, dir: &Path, arguments: &[&str]) -> Child {
-    Command::new(crate::harness::nats_server_binary())
-        .args(["-a", "127.0.0.1", "-p", &port.to_string()])
-        .args(["-sd".as_ref(), dir.as_os_str()])
-        .args(arguments)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("nats-server starts")
-}
-
-impl Server {
-    fn start(arguments: &[&str]) -> Server {
-        let dir = tempfile::tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let child = spawn(port, dir.path(), arguments);
-        Server { child, port, dir }
-    }
-
-    /// As after a power cut: killed, and started again on what it had stored.
-    fn restart(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        self.child = spawn(self.port, self.dir.path(), &["-js"]);
-    }
-
-    fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
-    }
-
-    fn options(&self) -> ConnectOptions {
-        open_to(vec![self.url()])
-    }
-
-    async fn broker(&self) -> Broker {
-        let broker = Broker::connect(&self.options()).await.unwrap();
-        tokio::time::timeout(DEADLINE, broker.wait_up()).await.expect("nats-server starts").unwrap();
-        broker
-    }
-
-    async fn raw(&self) -> Raw {
-        Raw(async_nats::connect(self.url()).await.unwrap())
-    }
-
-    /// A hub that is ready.
-    async fn hub(&self, config: HubConfig) -> Hub {
-        let (ready, is_ready) = tokio::sync::oneshot::channel();
-        let hub = self.hub_unready(config, Some(ready));
-        tokio::time::timeout(DEADLINE, is_ready).await.expect("the hub is ready").unwrap();
-        hub
-    }
-
-    fn hub_unready(&self, config: HubConfig, ready: Option<tokio::sync::oneshot::Sender<()>>) -> Hub {
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(hub::run(HubOptions { connect: self.options(), config, ready }, stop.clone()));
-        Hub { stop, task }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The JetStream API as any client has it.
-struct Raw(async_nats::Client);
-
-impl Raw {
-    /// The answer, errors and all.
-    async fn ask(&self, path: &str) -> Value {
-        let answer = self.0.request(format!("$JS.API.{path}"), "".into()).await.unwrap();
-        serde_json::from_slice(&answer.payload).unwrap()
-    }
-}
-
-struct Hub {
-    stop: CancellationToken,
-    task: JoinHandle<Result<(), HubError>>,
-}
-
-impl Hub {
-    async fn stop(self) {
-        self.stop.cancel();
-        self.task.await.unwrap().unwrap();
-    }
-
-    /// As `kill -9` does: at whatever step it is.
-    fn kill(self) {
-        self.task.abort();
-    }
-}
-
-const DEADLINE: Duration = Duration::from_secs(20);
-
-async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, look: impl Fn() -> F) -> T {
-    let started = Instant::now();
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(started.elapsed() < DEADLINE, "{what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-fn config(auto_nodes: bool) -> HubConfig {
-    HubConfig { store_bytes: 1 << 30, auto_nodes: Some(auto_nodes), ..HubConfig::default() }
-}
-
-fn name(text: &str) -> NodeName {
-    text.parse().unwrap()
-}
-
-async fn publish(broker: &Broker, subject: &str, id: Option<&str>) -> StreamSeq {
-    let mut message = Outgoing::new(subject, "true");
-    if let Some(id) = id {
-        message = message.with("Fleet-Id", id);
-    }
-    broker.publish(&message, DEADLINE).await.unwrap().seq
-}
-
-async fn spec(broker: &Broker, node: &str) -> Option<Spec> {
-    let names = broker.names();
-    let key = names.node_key(NodeKey::Spec, node);
-    let entry = broker.get_last(&names.record_stream(RecordStream::Nodes), &key).await.unwrap()?;
-    Some(serde_json::from_slice(&entry.body).unwrap())
-}
-
-async fn record(broker: &Broker, subject: &str) -> Option<Record> {
-    let acks = broker.names().record_stream(RecordStream::Acks);
-    let stored = broker.get_last(&acks, subject).await.unwrap()?;
-    Some(serde_json::from_slice(&stored.body).unwrap())
-}
-
-async fn all(broker: &Broker, stream: &str, filter: &str) -> Vec<RawMessage> {
-    broker.read_all(stream, filter, From::Seq(StreamSeq(1)), usize::MAX).await.unwrap()
-}
-
-async fn hello(broker: &Broker, node: &str) -> JournalId {
-    let journal = JournalId::fresh();
-    let hello = Hello { v: 1, node: name(node), journal, started_at: None };
-    let key = broker.names().node_key(NodeKey::Hello, node);
-    let body = serde_json::to_vec(&hello).unwrap();
-    broker.publish(&Outgoing::new(key, body), DEADLINE).await.unwrap();
-    journal
-}
-
-async fn with_start(broker: &Broker, node: &str) -> Spec {
-    eventually("a spec with a start", || async { spec(broker, node).await.filter(|s| s.start.commands.is_some()) })
-        .await
-}
-
-async fn consumer(raw: &Raw, stream: &str, node: &str) -> Value {
-    eventually("a consumer", || async {
-        Some(raw.ask(&format!("CONSUMER.INFO.{stream}.{node}")).await).filter(|info| info.get("error").is_none())
-    })
-    .await
-}
+use std::time::Duration;
 
 #[tokio::test]
 async fn streams_are_made_once_and_changed_where_nothing_is_lost() {
