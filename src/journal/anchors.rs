@@ -7,6 +7,7 @@
 
 use super::damage::reader;
 use super::error::JournalError;
+use super::members;
 use super::meta::{self, Key};
 use super::open::Journal;
 use super::outbox::{self, Report};
@@ -94,21 +95,20 @@ impl Journal {
             .await
     }
 
-    /// Moves the position back to the first message taken from this sequence on that can stand for a place, and keeps what
-    /// that is remembered by, in one commit. Where there is none the position stays.
+    /// Moves the position back to the first message taken from this sequence on that can stand for a place, and keeps that
+    /// the stream is being read again, in one commit. Where there is none the position stays.
     pub async fn go_back(
         &self,
         stream: StreamKind,
         to: StreamSeq,
         targets: Arc<[Target]>,
-        kept: (Key, String),
     ) -> Result<(), JournalError> {
         self.writer
             .call(move |connection| {
                 if let Some(at) = first_from(connection, stream, to, &targets)? {
                     set_position(connection, at, 0)?;
                 }
-                meta::put(connection, kept.0, &kept.1)
+                members::change(connection, |known| known.get_mut(stream).begun_again())
             })
             .await
     }
