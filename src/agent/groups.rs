@@ -80,12 +80,12 @@ impl Node {
         if self.groups.learn(spec) { self.journal.learn_members(spec.clone()).await } else { Ok(()) }
     }
 
-    /// Goes back to a join where messages since that may have been passed over: those that the journal does not know are
-    /// taken when they come again.
+    /// Goes back to where messages may have been passed over: those that the journal does not know are taken when they come
+    /// again.
     pub(crate) async fn read_again(&self, stream: StreamKind) -> Result<(), JournalError> {
-        let Some(join) = self.groups.due(stream) else { return Ok(()) };
-        tracing::warn!(?stream, %join, "messages to a group may have been passed over; reading again from the join on");
-        self.journal.go_back(stream, join, self.groups.targets()).await?;
+        let Some(from) = self.groups.due(stream) else { return Ok(()) };
+        tracing::info!(?stream, %from, "messages to a group may have been passed over; reading again");
+        self.journal.go_back(stream, from, self.groups.targets()).await?;
         // Not before: a full disk would have it forgotten.
         self.groups.begun_again(stream);
         Ok(())

@@ -42,7 +42,7 @@ impl Change {
             Change::Joined(stream) => drop(marked(stream, 5, Mark::Join(web())).await),
             Change::Left(stream) => drop(marked(stream, 9, Mark::Leave(web())).await),
             Change::Again(stream) => {
-                drop(marked(stream, 12, Mark::Again { group: web(), join: StreamSeq(5) }).await);
+                drop(marked(stream, 12, Mark::Again { group: web(), join: StreamSeq(5), from: None }).await);
             }
             Change::Begun(stream) => journal.go_back(stream, StreamSeq(5), Arc::new([])).await.unwrap(),
             Change::Learnt { left } => journal.learn_members(member(5, left.then_some(9))).await.unwrap(),
