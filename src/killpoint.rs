@@ -1,12 +1,17 @@
-//! Named points at which a test has the process die: after exactly that step, as `kill -9` would.
+//! Named points at which a test has the process die, as `kill -9` would, or stop, as `kill -STOP` would: after exactly that
+//! step.
 //!
 //! A normal build has nothing of it: without the feature `kill-points` each call is empty. With it, `KILL_AT=taken:3`
 //! in the environment aborts the process when it comes to the point `taken` for the third time. With `KILL_AT=taken:3:FILE`
-//! it makes that file as it dies, and lives where the file is there: of processes that follow each other one dies. Never
-//! does anything else, and decides nothing.
+//! it makes that file as it dies, and lives where the file is there: of processes that follow each other one dies.
+//! `STOP_AT` is written in the same way; a stopped process goes on when it is sent `CONT`. Never does anything else, and
+//! decides nothing.
 
-/// The variable that arms a point: `<name>:<times>`, or `<name>:<times>:<file>`.
+/// The variable that arms a point to die at: `<name>:<times>`, or `<name>:<times>:<file>`.
 pub const VARIABLE: &str = "KILL_AT";
+
+/// The same for one to stop at.
+pub const STOP_VARIABLE: &str = "STOP_AT";
 
 /// A step that is done when its point is reached; what comes after it is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -61,6 +66,8 @@ pub enum Point {
     Settled,
     /// A join or leave is pending in `spec`.
     Planned,
+    /// The filters are to be changed, and what that may cost is written down; they are as they were.
+    Looked,
     /// The filters of a join are set; its marks are not published.
     Filtered,
     /// One of the two marks is stored; `spec` does not say where.
@@ -100,8 +107,15 @@ impl Point {
     pub const RUNNER: [Point; 3] = [Point::RunClaimed, Point::RunStarted, Point::RunEnded];
 
     /// The points of a hub.
-    pub const HUB: [Point; 6] =
-        [Point::Settled, Point::Planned, Point::Filtered, Point::Marked, Point::MarksKnown, Point::Drained];
+    pub const HUB: [Point; 7] = [
+        Point::Settled,
+        Point::Planned,
+        Point::Looked,
+        Point::Filtered,
+        Point::Marked,
+        Point::MarksKnown,
+        Point::Drained,
+    ];
 
     /// Its name.
     pub fn as_str(self) -> &'static str {
@@ -131,6 +145,7 @@ impl Point {
             Point::RunEnded => "run_ended",
             Point::Settled => "settled",
             Point::Planned => "planned",
+            Point::Looked => "looked",
             Point::Filtered => "filtered",
             Point::Marked => "marked",
             Point::MarksKnown => "marks_known",
@@ -144,23 +159,51 @@ impl Point {
 #[inline(always)]
 pub(crate) fn here(_point: Point) {}
 
-/// This point is reached: the process ends here where the environment says so.
+/// This point is reached: the process ends or stops here where the environment says so.
 #[cfg(feature = "kill-points")]
 pub(crate) fn here(point: Point) {
+    use rustix::process::{Signal, getpid, kill_process};
+    static KILL: armed::Armed = armed::Armed::by(VARIABLE);
+    static STOP: armed::Armed = armed::Armed::by(STOP_VARIABLE);
+    if KILL.is_due(point) {
+        std::process::abort();
+    }
+    if STOP.is_due(point) {
+        // Nobody is refused that of himself.
+        let _ = kill_process(getpid(), Signal::STOP);
+    }
+}
+
+#[cfg(feature = "kill-points")]
+mod armed {
+    //! What the environment says of one way to end or stop.
+
+    use super::Point;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
-    static ARMED: OnceLock<Option<(String, u64, Option<String>)>> = OnceLock::new();
-    static REACHED: AtomicU64 = AtomicU64::new(0);
-    let armed = ARMED.get_or_init(|| {
-        let text = std::env::var(VARIABLE).ok()?;
-        let mut parts = text.splitn(3, ':');
-        Some((parts.next()?.to_owned(), parts.next()?.parse().ok()?, parts.next().map(str::to_owned)))
-    });
-    if let Some((name, times, file)) = armed
-        && name == point.as_str()
-        && REACHED.fetch_add(1, Ordering::SeqCst) + 1 == *times
-        && file.as_ref().is_none_or(|file| std::fs::File::create_new(file).is_ok())
-    {
-        std::process::abort();
+
+    pub(super) struct Armed {
+        variable: &'static str,
+        /// The point, for the how-many-th time, and the file that is made then.
+        said: OnceLock<Option<(String, u64, Option<String>)>>,
+        reached: AtomicU64,
+    }
+
+    impl Armed {
+        pub(super) const fn by(variable: &'static str) -> Armed {
+            Armed { variable, said: OnceLock::new(), reached: AtomicU64::new(0) }
+        }
+
+        pub(super) fn is_due(&self, point: Point) -> bool {
+            let read = || {
+                let text = std::env::var(self.variable).ok()?;
+                let mut parts = text.splitn(3, ':');
+                Some((parts.next()?.to_owned(), parts.next()?.parse().ok()?, parts.next().map(str::to_owned)))
+            };
+            let Some((name, times, file)) = self.said.get_or_init(read) else { return false };
+            name == point.as_str()
+                && self.reached.fetch_add(1, Ordering::SeqCst) + 1 == *times
+                && file.as_ref().is_none_or(|file| std::fs::File::create_new(file).is_ok())
+        }
     }
 }

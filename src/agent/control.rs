@@ -11,8 +11,8 @@
 use super::node::Node;
 use super::reports::Times;
 use crate::journal::{
-    Cancel, Change as ProcessChange, Class, Door, Effect, JournalError, Key, Loaded, Met, Obeyed, Order, Report, What,
-    Words,
+    Cancel, Change as ProcessChange, Class, Door, Effect, JournalError, Key, Loaded, Met, Obeyed, Order, Remember,
+    Report, What, Words,
 };
 use crate::model::admit::{Admitted, BodyFacts, MethodFacts};
 use crate::model::error_event::{Code, Directive};
@@ -35,7 +35,7 @@ use uuid::Uuid;
 #[derive(Debug, Default)]
 struct Change {
     /// What the journal keeps from it.
-    remember: Vec<(Key, String)>,
+    remember: Vec<Remember>,
     /// What leaves the node because of it.
     reports: Vec<Report>,
 }
@@ -118,7 +118,8 @@ pub(crate) fn door(node: &Node, admitted: &Admitted, body: &[u8], now: Timestamp
     if verb == "member"
         && let Ok(mark) = parse::<Mark>(body)
     {
-        change.remember.push((Key::Members, node.groups.mark(&mark, admitted.at)));
+        node.groups.mark(&mark, admitted.at);
+        change.remember.push(Remember::Mark(mark));
     }
     let mut reports = done(node, admitted, &Outcome::succeeded(), now);
     reports.extend(change.reports);
@@ -157,7 +158,10 @@ fn done(node: &Node, admitted: &Admitted, outcome: &Outcome, now: Timestamp) -> 
 fn change(verb: &str, body: &[u8]) -> Change {
     match verb {
         "events" => match parse::<EventsBody>(body) {
-            Ok(events) => Change { remember: vec![(Key::EventsStart, events.start.to_string())], ..Change::default() },
+            Ok(events) => {
+                let start = Remember::Value(Key::EventsStart, events.start.to_string());
+                Change { remember: vec![start], ..Change::default() }
+            }
             Err(_) => Change::default(),
         },
         "result" => Change { reports: vec![result_line(body)], ..Change::default() },
@@ -311,6 +315,7 @@ mod tests {
         let place = IdRef::Stored(crate::model::message::StreamKind::Events, crate::model::id::StreamSeq(4));
         assert_eq!(named("fleet.msg.@web.control.ops.cancel"), Some(place));
         assert_eq!(named("fleet.msg.@web.command.ops.cancel"), None);
-        assert_eq!(change("events", b"{\"start\":4}").remember, vec![(Key::EventsStart, "4".to_owned())]);
+        let start = Remember::Value(Key::EventsStart, "4".to_owned());
+        assert_eq!(change("events", b"{\"start\":4}").remember, vec![start]);
     }
 }

@@ -1,11 +1,12 @@
 //! The groups that this node is a member of, by stream sequence (PROTOCOL §4).
 //!
-//! Owns the copy in memory of what the journal keeps. Marks in the streams change it in the commit that takes them; what
-//! `spec` says of marks that this journal never saw is learnt before a session begins. Decides no membership.
+//! Owns the copy in memory of what the journal keeps (`journal::members`). Marks in the streams change that in the commit
+//! that takes them; what `spec` says of marks that this journal never saw is learnt before a session begins. The copy knows
+//! each mark a moment before the journal does; one that is not kept comes again. Decides no membership.
 
 use super::control;
 use super::node::Node;
-use crate::journal::{JournalError, Key};
+use crate::journal::JournalError;
 use crate::model::groups::{Intervals, Mark};
 use crate::model::id::{IdRef, MsgRef, StreamSeq};
 use crate::model::message::{StoredMessage, StreamKind};
@@ -26,23 +27,14 @@ impl Groups {
         Groups { known: RwLock::default(), targets: RwLock::new(targets.into()) }
     }
 
-    /// Takes in a mark that is being taken, and gives what the journal is to keep.
-    pub(crate) fn mark(&self, mark: &Mark, at: MsgRef) -> String {
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        known.get_mut(at.stream).mark(mark, at.seq);
-        to_text(&known)
+    /// Takes in a mark that is being taken: messages behind it in the same batch are judged by it.
+    pub(crate) fn mark(&self, mark: &Mark, at: MsgRef) {
+        self.known.write().unwrap_or_else(PoisonError::into_inner).get_mut(at.stream).mark(mark, at.seq);
     }
 
     /// From where a stream is to be read again, where that is due.
     pub(crate) fn due(&self, stream: StreamKind) -> Option<StreamSeq> {
         self.known.read().unwrap_or_else(PoisonError::into_inner).get(stream).due()
-    }
-
-    /// What the journal is to keep when a stream is read again.
-    fn text_when_begun_again(&self, stream: StreamKind) -> String {
-        let mut known = self.known.read().unwrap_or_else(PoisonError::into_inner).clone();
-        known.get_mut(stream).begun_again();
-        to_text(&known)
     }
 
     /// The journal has it: the stream is being read again.
@@ -65,48 +57,35 @@ impl Groups {
         Arc::clone(&self.targets.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes in `spec`; what the journal is to keep where that is new.
-    fn learn(&self, spec: &Spec) -> Option<String> {
+    /// Takes in `spec`; true where it says something new.
+    fn learn(&self, spec: &Spec) -> bool {
         *self.targets.write().unwrap_or_else(PoisonError::into_inner) = spec.targets().into();
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let before = known.clone();
         StreamKind::ALL.into_iter().for_each(|stream| known.get_mut(stream).learn(spec, stream));
-        (*known != before).then(|| to_text(&known))
+        *known != before
     }
-}
-
-/// These are names and numbers: they always have a text.
-fn to_text(known: &PerStream<Intervals>) -> String {
-    serde_json::to_string(known).unwrap_or_default()
 }
 
 impl Node {
     /// Takes up what the journal kept.
     pub(crate) async fn load_groups(&self) -> Result<(), JournalError> {
-        if let Some(text) = self.journal.meta::<String>(Key::Members).await? {
-            match serde_json::from_str(&text) {
-                Ok(kept) => *self.groups.known.write().unwrap_or_else(PoisonError::into_inner) = kept,
-                Err(error) => tracing::error!(%error, "the memberships kept cannot be read; the hub's word is taken"),
-            }
-        }
+        let kept = self.journal.members().await?;
+        *self.groups.known.write().unwrap_or_else(PoisonError::into_inner) = kept;
         Ok(())
     }
 
     /// Learns from `spec` what the marks in the streams have not told this journal.
     pub(crate) async fn learn_groups(&self, spec: &Spec) -> Result<(), JournalError> {
-        match self.groups.learn(spec) {
-            Some(text) => self.journal.set_meta(Key::Members, text).await,
-            None => Ok(()),
-        }
+        if self.groups.learn(spec) { self.journal.learn_members(spec.clone()).await } else { Ok(()) }
     }
 
-    /// Goes back to a join where messages since that may have been passed over: those that the journal does not know are
-    /// taken when they come again.
+    /// Goes back to where messages may have been passed over: those that the journal does not know are taken when they come
+    /// again.
     pub(crate) async fn read_again(&self, stream: StreamKind) -> Result<(), JournalError> {
-        let Some(join) = self.groups.due(stream) else { return Ok(()) };
-        tracing::warn!(?stream, %join, "messages to a group may have been passed over; reading again from the join on");
-        let kept = (Key::Members, self.groups.text_when_begun_again(stream));
-        self.journal.go_back(stream, join, self.groups.targets(), kept).await?;
+        let Some(from) = self.groups.due(stream) else { return Ok(()) };
+        tracing::info!(?stream, %from, "messages to a group may have been passed over; reading again");
+        self.journal.go_back(stream, from, self.groups.targets()).await?;
         // Not before: a full disk would have it forgotten.
         self.groups.begun_again(stream);
         Ok(())

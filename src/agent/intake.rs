@@ -216,7 +216,7 @@ enum Ended {
     Journal(#[from] JournalError),
     #[error("the node's name is another's")]
     NotOurs,
-    #[error("it is to be read again from a join on")]
+    #[error("it is to be read again")]
     ReadAgain,
 }
 

@@ -39,8 +39,13 @@ pub enum Ensured {
     Made,
     /// It was there, and has been changed just now: its filters were others, or another hub was faster.
     Changed,
-    /// It is there and does not reach these, which it must not be without unnoticed. It is left as it is.
-    Lacking(Vec<Target>),
+    /// It is there, its filters are others, and some are relied on: a change of them has to be prepared. It is left as it is.
+    Differs {
+        /// Those of the relied on that it does not reach.
+        lacking: Vec<Target>,
+        /// Up to where all is acked that it has given out.
+        ack_floor: StreamSeq,
+    },
 }
 
 /// How far a consumer has come.
@@ -104,7 +109,7 @@ impl ConsumerConfig {
 
 impl Broker {
     /// Makes the node's consumer on a stream, beginning at `start`, for messages to `targets`, unless one is there that
-    /// serves; one that serves but for its filters has them changed and stays where it is, unless it is without one of
+    /// serves; one that serves but for its filters has them changed and stays where it is, unless there are any that are
     /// `relied_on`.
     pub async fn ensure_consumer(
         &self,
@@ -129,10 +134,10 @@ impl Broker {
                 return Ok(Ensured::Found);
             }
             Ok(Some(found)) if found.config.serves(start) => {
-                let lacks = |target: &&Target| found.config.lacks(&self.names.target_filter(target));
-                let lacking: Vec<Target> = relied_on.iter().filter(lacks).cloned().collect();
-                if !lacking.is_empty() {
-                    return Ok(Ensured::Lacking(lacking));
+                if !relied_on.is_empty() {
+                    let lacks = |target: &&Target| found.config.lacks(&self.names.target_filter(target));
+                    let lacking = relied_on.iter().filter(lacks).cloned().collect();
+                    return Ok(Ensured::Differs { lacking, ack_floor: found.ack_floor.stream_seq });
                 }
                 (action, begins) = ("update", found.config.opt_start_seq);
             }

@@ -10,8 +10,17 @@
 //! about memberships itself; that is `model::groups`.
 //!
 //! The broker has no compare-and-set for filters. An update of a hub that died, or was slow, may land late and take a filter
-//! away: whoever finds that has the node read again. One that lands between another hub's look at a consumer and that hub's
-//! own update is found by nobody; what the node passed over in that moment stays `queued`.
+//! away, seen or unseen:
+//!
+//! ```text
+//! look: a filter is missing ─────────→ `again` from the join on ──────────┐
+//! look: others are to be changed ────→ `again` from the look's ack floor ─┴→ update → look → the word, where anything was stored
+//!                ↑ a late update that lands here is overwritten by ours, and was reckoned with
+//! ```
+//!
+//! What is not reckoned with: a consumer that is lost with its server while its filters are wrong, since it is made anew with
+//! the right ones and nobody knows what it had passed over; and a late update between a join's look and its marks that is put
+//! right, before `spec` knows the marks, by a hub that is not at that join.
 
 use super::HubError;
 use super::fate::{Letter, Standing};
@@ -24,7 +33,7 @@ use crate::model::groups::{Belongs, Done, Mark, Step, members};
 use crate::model::header::names as header;
 use crate::model::id::{MessageId, StreamSeq};
 use crate::model::message::{Kind, StreamKind};
-use crate::model::name::{GroupName, NodeName, Sender};
+use crate::model::name::{GroupName, NodeName, Sender, Target};
 use crate::model::node::{Spec, Starts};
 use crate::model::subject::{HubVerb, RecordClass};
 use uuid::Uuid;
@@ -45,22 +54,12 @@ pub(super) async fn carry_out(nodes: &Nodes, spec: &Spec) -> Result<(), HubError
                 let was_marked = finish(nodes, node, marker, &Mark::Join(group.clone())).await?;
                 if was_marked && !were_set {
                     // The filters were taken away behind the marks, or another hub was at this, too.
-                    nodes.read_again_from(node, &[group]).await?;
+                    nodes.read_again_from_join(node, group).await?;
                 }
                 // Taken away between the look and the marks they would be found by nobody soon.
                 nodes.set_filters(node).await?;
             }
-            Step::Again { group, marker, join } => {
-                nodes.set_filters(node).await?;
-                let mut at = Starts::default();
-                for stream in StreamKind::ALL {
-                    let Some(join) = *join.get(stream) else { continue };
-                    let word = Mark::Again { group: group.clone(), join };
-                    *at.get_mut(stream) = Some(publish(nodes, node, stream, marker, &word).await?.0);
-                }
-                nodes.change(node, |spec| spec.again_said(marker, at)).await?;
-                tracing::warn!(%node, %group, "has to read again from its join on");
-            }
+            step @ Step::Again { .. } => say_again(nodes, node, step).await?,
             Step::Leave { group, marker } => drop(finish(nodes, node, marker, &Mark::Leave(group)).await?),
             Step::Drain { marker, until } => drain(nodes, node, marker, until).await?,
         }
@@ -82,6 +81,40 @@ async fn finish(nodes: &Nodes, node: &NodeName, marker: Uuid, mark: &Mark) -> Re
     here(Point::MarksKnown);
     tracing::info!(%node, ?mark, commands = ?at.commands, events = ?at.events, "group");
     Ok(was_there)
+}
+
+/// Has a node read again what its consumers may have passed over: once the filters are right, and where anything was stored.
+async fn say_again(nodes: &Nodes, node: &NodeName, step: Step) -> Result<(), HubError> {
+    nodes.set_filters(node).await?;
+    // That may have found more to read again.
+    let is_due = |spec: &Spec| spec.group_steps().contains(&step);
+    if !nodes.read_again(node).await?.is_some_and(|spec| is_due(&spec)) {
+        return Ok(());
+    }
+    let Step::Again { group, marker, join, from } = step else { return Ok(()) };
+    let mut at = Starts::default();
+    for stream in StreamKind::ALL {
+        let (Some(join), Some(from)) = (*join.get(stream), *from.get(stream)) else { continue };
+        if has_messages(nodes, stream, &group, from).await? {
+            let word = Mark::Again { group: group.clone(), join, from: Some(from) };
+            *at.get_mut(stream) = Some(publish(nodes, node, stream, marker, &word).await?.0);
+            tracing::info!(%node, %group, ?stream, %from, "has to read again");
+        }
+    }
+    nodes.change(node, |spec| spec.again_said(marker, at)).await.map(drop)
+}
+
+/// True where something is stored for a group behind this place.
+async fn has_messages(
+    nodes: &Nodes,
+    stream: StreamKind,
+    group: &GroupName,
+    behind: StreamSeq,
+) -> Result<bool, HubError> {
+    let (broker, names) = (nodes.broker(), nodes.broker().names());
+    let filter = names.target_filter(&Target::Group(group.clone()));
+    let from = From::Seq(StreamSeq(behind.0 + 1));
+    Ok(broker.get_next_at_leader(&names.stream(stream), &filter, from).await?.is_some())
 }
 
 /// A record tells that a node has taken a mark: a leave that waited for that is over.

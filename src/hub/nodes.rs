@@ -10,11 +10,12 @@ use super::locks::Locks;
 use super::records::{self, PUBLISH_TIMEOUT};
 use super::results::control;
 use crate::broker::{Broker, Ensured, From, Outgoing, PublishError, RawMessage};
+use crate::killpoint::{Point, here};
 use crate::model::error_event::{Code, ErrorEvent, Severity};
 use crate::model::id::{MessageId, MsgRef, StreamSeq};
 use crate::model::message::StreamKind;
 use crate::model::name::{GroupName, NodeName, Target};
-use crate::model::node::{Hello, Spec};
+use crate::model::node::{Hello, Spec, Starts};
 use crate::model::subject::{HubVerb, NodeKey, RecordStream};
 use crate::model::time::Timestamp;
 use serde_json::json;
@@ -150,22 +151,37 @@ impl Nodes {
         Ok(found_so)
     }
 
-    /// Sees to one consumer. Where its filters are without a group that the node is in, it is written down that the node has
-    /// to read again before they are put right: whoever comes after that sees nothing amiss.
+    /// Sees to one consumer. Where its filters have to be changed, it is written down beforehand what the node has to read
+    /// again: whoever comes after the change sees nothing amiss.
     async fn ensure(&self, spec: &Spec, stream: StreamKind, start: StreamSeq) -> Result<Ensured, HubError> {
         let (node, targets) = (&spec.node, spec.targets());
         let relied_on: Vec<Target> = spec.groups_relied_on().map(Target::Group).collect();
         let ensured = self.broker.ensure_consumer(stream, node, start, &targets, &relied_on).await?;
-        let Ensured::Lacking(lacking) = ensured else { return Ok(ensured) };
-        let groups: Vec<GroupName> = lacking.iter().filter_map(Target::group).cloned().collect();
-        tracing::warn!(%node, ?stream, ?groups, "its consumer was without groups that it is in");
-        self.read_again_from(node, &groups).await?;
+        let Ensured::Differs { lacking, ack_floor } = ensured else { return Ok(ensured) };
+        let groups = |targets: &[Target]| targets.iter().filter_map(Target::group).cloned().collect::<Vec<GroupName>>();
+        let found: Vec<Target> = relied_on.iter().filter(|target| !lacking.contains(target)).cloned().collect();
+        let (lacking, found) = (groups(&lacking), groups(&found));
+        if !lacking.is_empty() {
+            tracing::warn!(%node, ?stream, groups = ?lacking, "its consumer was without groups that it is in");
+        }
+        let from = |seq| {
+            let mut from = Starts::default();
+            *from.get_mut(stream) = Some(seq);
+            from
+        };
+        let read_again = |spec: &mut Spec| {
+            let since_join = spec.read_again(&lacking, from(StreamSeq(0)), Uuid::new_v4);
+            spec.read_again(&found, from(ack_floor), Uuid::new_v4) || since_join
+        };
+        self.change(node, read_again).await?;
+        here(Point::Looked);
         Ok(self.broker.ensure_consumer(stream, node, start, &targets, &[]).await?)
     }
 
-    /// Writes down that the node has to read again from where it joined these groups.
-    pub(super) async fn read_again_from(&self, node: &NodeName, groups: &[GroupName]) -> Result<(), HubError> {
-        self.change(node, |spec| spec.read_again(groups, Uuid::new_v4)).await.map(drop)
+    /// Writes down that the node has to read again from where it joined this group.
+    pub(super) async fn read_again_from_join(&self, node: &NodeName, group: GroupName) -> Result<(), HubError> {
+        let from = Starts { commands: Some(StreamSeq(0)), events: Some(StreamSeq(0)) };
+        self.change(node, |spec| spec.read_again(std::slice::from_ref(&group), from, Uuid::new_v4)).await.map(drop)
     }
 
     /// Sets the filters of a node's consumers by its `spec`, until a look at them finds them so and `spec` has not moved

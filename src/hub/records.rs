@@ -96,43 +96,44 @@ pub(super) async fn is_told(broker: &Broker, letter: &Letter, node: &str) -> Res
     Ok(false)
 }
 
-/// Who of these, for all of whom the message was, has told what became of it. A few are asked for one by one, of more all
-/// records of the message are read.
-pub(super) async fn told_by(
+/// Who of these, for all of whom the message was, has not told what became of it. A few are asked for one by one, of more
+/// all records of the message are read.
+pub(super) async fn silent(
     broker: &Broker,
     letter: &Letter,
-    everybody: &[NodeName],
-) -> Result<HashSet<NodeName>, HubError> {
+    everybody: Vec<NodeName>,
+) -> Result<Vec<NodeName>, HubError> {
     /// So many cost less one by one.
     const FEW: usize = 3;
-    let mut told = HashSet::new();
     if everybody.len() > FEW {
+        let mut silent: HashSet<NodeName> = everybody.iter().cloned().collect();
         let at = letter.record_subject("*");
         let reused = at.id.reused(letter.at.seq);
         for (class, id) in [(RecordClass::Ack, &at.id), (RecordClass::Ack, &reused), (RecordClass::Progress, &at.id)] {
-            if told.len() < everybody.len() {
+            if !silent.is_empty() {
                 let pattern = broker.names().record_pattern(class, &at.from, id.as_str());
-                read_told(broker, letter, class, &pattern, &mut told).await?;
+                strike_out_told(broker, letter, class, &pattern, &mut silent).await?;
             }
         }
-        return Ok(told);
+        return Ok(everybody.into_iter().filter(|node| silent.contains(node)).collect());
     }
+    let mut silent = Vec::new();
     for node in everybody {
-        if is_told(broker, letter, node.as_str()).await? {
-            told.insert(node.clone());
+        if !is_told(broker, letter, node.as_str()).await? {
+            silent.push(node);
         }
     }
-    Ok(told)
+    Ok(silent)
 }
 
-/// Adds who has told by the records of this pattern. They are looked at page by page: with what they say of output all
-/// together may be large.
-async fn read_told(
+/// Strikes out who has told by the records of this pattern. They are looked at page by page: with what they say of output
+/// all together may be large.
+async fn strike_out_told(
     broker: &Broker,
     letter: &Letter,
     class: RecordClass,
     pattern: &str,
-    told: &mut HashSet<NodeName>,
+    silent: &mut HashSet<NodeName>,
 ) -> Result<(), HubError> {
     /// Records read at once.
     const PAGE: usize = 256;
@@ -150,7 +151,7 @@ async fn read_told(
             };
             let node = names.parse_record(&message.subject).and_then(|(_, subject)| subject.node.parse().ok());
             if let (true, Some(node)) = (record.is_some_and(|r| tells(&r)), node) {
-                told.insert(node);
+                silent.remove::<NodeName>(&node);
             }
         }
         match page.messages.last() {

@@ -139,8 +139,7 @@ impl<'a> Pass<'a> {
                     unread.push(node);
                 }
             }
-            let told = records::told_by(self.nodes.broker(), &letter, &unread).await?;
-            unread.retain(|node| !told.contains(node));
+            let unread = records::silent(self.nodes.broker(), &letter, unread).await?;
             found.unread.extend(unread.into_iter().map(|node| (letter.clone(), node)));
             found.looked = Some(message.seq);
         }

@@ -199,10 +199,9 @@ async fn is_told_by_all(
     if everybody.is_empty() {
         return records::is_told(nodes.broker(), letter, NOBODY).await;
     }
-    let told = records::told_by(nodes.broker(), letter, &everybody).await?;
-    let mut silent = everybody.into_iter().filter(|node| !told.contains(node)).peekable();
-    let are_all = silent.peek().is_none();
-    open.extend(silent.take(NAMED));
+    let silent = records::silent(nodes.broker(), letter, everybody).await?;
+    let are_all = silent.is_empty();
+    open.extend(silent.into_iter().take(NAMED));
     Ok(are_all)
 }
 

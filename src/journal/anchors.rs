@@ -7,6 +7,7 @@
 
 use super::damage::reader;
 use super::error::JournalError;
+use super::members;
 use super::meta::{self, Key};
 use super::open::Journal;
 use super::outbox::{self, Report};
@@ -94,21 +95,16 @@ impl Journal {
             .await
     }
 
-    /// Moves the position back to the first message taken from this sequence on that can stand for a place, and keeps what
-    /// that is remembered by, in one commit. Where there is none the position stays.
-    pub async fn go_back(
-        &self,
-        stream: StreamKind,
-        to: StreamSeq,
-        targets: Arc<[Target]>,
-        kept: (Key, String),
-    ) -> Result<(), JournalError> {
+    /// Moves the position back to the message taken last up to this sequence, or else the first one after it, of those that
+    /// can stand for a place, and keeps that the stream is being read again, in one commit. Where there is none the position
+    /// stays.
+    pub async fn go_back(&self, stream: StreamKind, to: StreamSeq, targets: Arc<[Target]>) -> Result<(), JournalError> {
         self.writer
             .call(move |connection| {
-                if let Some(at) = first_from(connection, stream, to, &targets)? {
+                if let Some(at) = place_near(connection, stream, to, &targets)? {
                     set_position(connection, at, 0)?;
                 }
-                meta::put(connection, kept.0, &kept.1)
+                members::change(connection, |known| known.get_mut(stream).begun_again())
             })
             .await
     }
@@ -169,20 +165,25 @@ fn last_taken(connection: &Connection, stream: StreamKind, targets: &[Target]) -
     })
 }
 
-fn first_from(
+/// The last place up to a sequence, or else the first one after it.
+fn place_near(
     connection: &Connection,
     stream: StreamKind,
-    from: StreamSeq,
+    seq: StreamSeq,
     targets: &[Target],
 ) -> Result<Option<MsgRef>, JournalError> {
-    let mut statement = connection.prepare_cached(
-        "SELECT stream, seq, stored_at, target FROM messages WHERE stream = ?1 AND seq >= ?2 AND id > ?3 ORDER BY seq",
-    )?;
+    const UP_TO: &str = "SELECT stream, seq, stored_at, target FROM messages
+        WHERE stream = ?1 AND seq <= ?2 AND id > ?3 ORDER BY seq DESC";
+    const AFTER: &str = "SELECT stream, seq, stored_at, target FROM messages
+        WHERE stream = ?1 AND seq > ?2 AND id > ?3 ORDER BY seq";
     let after = thinned(connection, stream)?;
-    let mut rows = statement.query(params![stream_number(stream), seq_number(from), after])?;
-    while let Some(row) = rows.next()? {
-        if is_reached(row.get::<_, Option<String>>(3)?.as_deref(), targets) {
-            return Ok(Some(ref_at(row, 0)?));
+    for query in [UP_TO, AFTER] {
+        let mut statement = connection.prepare_cached(query)?;
+        let mut rows = statement.query(params![stream_number(stream), seq_number(seq), after])?;
+        while let Some(row) = rows.next()? {
+            if is_reached(row.get::<_, Option<String>>(3)?.as_deref(), targets) {
+                return Ok(Some(ref_at(row, 0)?));
+            }
         }
     }
     Ok(None)

@@ -4,6 +4,8 @@
 
 use super::cancel::{self, Cancel, Met, Words};
 use super::error::JournalError;
+use super::members;
+use super::meta::{self, Key};
 use super::open::Journal;
 use super::outbox::{self, Report};
 use super::processes::{self, Obeyed, Order};
@@ -12,6 +14,7 @@ use super::rows::{
 };
 use super::shares::{self, Full};
 use super::work::{Ended, Loaded};
+use crate::model::groups::Mark;
 use crate::model::id::{MessageId, MsgRef};
 use crate::model::lanes::RowId;
 use crate::model::message::{Kind, StoredMessage, StreamKind};
@@ -41,12 +44,21 @@ pub enum Door {
         /// What is to be told.
         reports: Vec<Report>,
         /// What the node remembers from it.
-        remember: Vec<(super::Key, String)>,
+        remember: Vec<Remember>,
     },
     /// It is a cancel: kept, carried out and answered in the same commit.
     Cancel(Cancel),
     /// It is an order about processes: carried out and answered in the same commit.
     Order(Order),
+}
+
+/// What the node remembers from a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Remember {
+    /// A value.
+    Value(Key, String),
+    /// A mark of a group, which lies where the message does.
+    Mark(Mark),
 }
 
 /// A message that has arrived.
@@ -231,7 +243,14 @@ fn take_one(connection: &Connection, arrival: Arrival, here: &Here<'_>) -> Resul
         Door::Over { state, reports, remember } => {
             let row = insert(connection, &common, None, Phase::Finished(state), None)?;
             outbox::add_about(connection, row, at.stream, &reports)?;
-            remember.iter().try_for_each(|(key, value)| super::meta::put(connection, *key, value))?;
+            for one in &remember {
+                match one {
+                    Remember::Value(key, value) => meta::put(connection, *key, value)?,
+                    Remember::Mark(mark) => {
+                        members::change(connection, |known| known.get_mut(at.stream).mark(mark, at.seq))?;
+                    }
+                }
+            }
             Ok(Taken::New(row))
         }
         Door::Cancel(cancel) => {

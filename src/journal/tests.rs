@@ -3,6 +3,7 @@
 mod anchors;
 mod damage;
 mod failures;
+mod members;
 mod records;
 mod run;
 mod shares;
@@ -204,7 +205,7 @@ async fn what_is_refused_at_the_door_is_over_and_remembered() {
     let door = Door::Over {
         state: State::Refused,
         reports: vec![report("no")],
-        remember: vec![(Key::EventsStart, "7".to_owned())],
+        remember: vec![Remember::Value(Key::EventsStart, "7".to_owned())],
     };
     take(&journal, vec![arrival(1, "a", door)]).await;
     assert!(journal.open_lanes().await.unwrap().is_empty());

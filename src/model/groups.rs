@@ -11,8 +11,11 @@
 //!
 //! A consumer's filters cannot be changed by compare-and-set: what a hub sent and died, or a link held up, may arrive at any
 //! time and take away the filter of a group that the node is in. Whoever finds one missing writes `again` into the
-//! membership, puts the filter right, and then has the node read again from its join on; what it knows it does not run
-//! twice.
+//! membership, puts the filter right, and then has the node read again from its join on. And whoever changes filters for
+//! another reason writes `again` beforehand for the groups that he found there: between his look and his change such an
+//! arrival would be overwritten and found by nobody. What was acked by then needs no second reading, so that one begins at
+//! the ack floor of the look, and is called off where nothing for the group was stored since. What a node knows it does not
+//! run twice.
 //!
 //! `pending` is the id of the marks. It is written before they are published, so whoever comes later, another hub too,
 //! publishes the same and finds the same sequences. Owns these steps, and who is a member of what at which sequence. Never
@@ -43,7 +46,7 @@ pub enum Step {
         /// The id of the marks.
         marker: Uuid,
     },
-    /// Set the filters, then tell the node, under this id, to read again from its join on.
+    /// Set the filters, then tell the node, under this id, to read again.
     Again {
         /// The group.
         group: GroupName,
@@ -51,6 +54,8 @@ pub enum Step {
         marker: Uuid,
         /// The join.
         join: Starts,
+        /// From where on, in each stream that is concerned.
+        from: Starts,
     },
     /// Wait until the node has taken all up to its leave.
     Drain {
@@ -102,7 +107,7 @@ impl Membership {
     fn step(&self) -> Option<Step> {
         let group = self.name.parse().ok()?;
         if let Some(marker) = self.again {
-            return Some(Step::Again { group, marker, join: self.join });
+            return Some(Step::Again { group, marker, join: self.join, from: self.again_from });
         }
         let marker = self.pending?;
         Some(match (self.is_joining(), self.is_over()) {
@@ -110,6 +115,13 @@ impl Membership {
             (false, false) => Step::Leave { group, marker },
             (false, true) => Step::Drain { marker, until: self.taken_at() },
         })
+    }
+
+    /// Notes that a stream has to be read again from here on, but not from before its join; with what has to be already.
+    fn must_read(&mut self, stream: StreamKind, from: StreamSeq) {
+        let from = self.join.get(stream).map_or(from, |join| from.max(join));
+        let noted = self.again_from.get_mut(stream);
+        *noted = Some(noted.map_or(from, |noted| noted.min(from)));
     }
 
     /// Where a node has to be that has taken all up to its leave: also what it was told to read again, which it acks when
@@ -160,6 +172,7 @@ impl Spec {
                     leave,
                     pending,
                     again: None,
+                    again_from: Starts::default(),
                     again_at: Starts::default(),
                 });
                 changed = true;
@@ -194,21 +207,33 @@ impl Spec {
         self.groups.iter().filter(|m| m.is_relied_on()).filter_map(|m| m.name.parse().ok())
     }
 
-    /// Its consumers were found without one of these: it has to read again. True where that is to be said anew.
-    pub fn read_again(&mut self, lacked: &[GroupName], mut fresh: impl FnMut() -> Uuid) -> bool {
-        let is_lacked = |m: &Membership| lacked.iter().any(|group| group.as_str() == m.name);
+    /// What was stored for one of these groups may have been passed over: the node has to read again from here on, in each
+    /// stream that is named. Each time with a fresh id, because an earlier word may have been read before this happened. True
+    /// where it is relied on for any of them.
+    pub fn read_again(&mut self, groups: &[GroupName], from: Starts, mut fresh: impl FnMut() -> Uuid) -> bool {
+        let is_meant = |m: &Membership| groups.iter().any(|group| group.as_str() == m.name);
         let mut changed = false;
-        for member in self.groups.iter_mut().filter(|m| m.is_relied_on() && m.again.is_none() && is_lacked(m)) {
+        for member in self.groups.iter_mut().filter(|m| m.is_relied_on() && is_meant(m)) {
+            for stream in StreamKind::ALL {
+                if let Some(from) = *from.get(stream) {
+                    member.must_read(stream, from);
+                }
+            }
             member.again = Some(fresh());
             changed = true;
         }
         changed
     }
 
-    /// The word with this id is stored, there; false where that is known.
+    /// The word with this id is stored, there, or was not needed in a stream; false where that is known.
     pub fn again_said(&mut self, marker: Uuid, at: Starts) -> bool {
-        let said = self.groups.iter_mut().find(|m| m.again == Some(marker));
-        said.map(|member| (member.again, member.again_at) = (None, at)).is_some()
+        let Some(member) = self.groups.iter_mut().find(|m| m.again == Some(marker)) else { return false };
+        (member.again, member.again_from) = (None, Starts::default());
+        for stream in StreamKind::ALL {
+            let said = member.again_at.get_mut(stream);
+            *said = (*said).max(*at.get(stream));
+        }
+        true
     }
 
     /// Has pending marks published anew, for a journal that begins behind those that may be stored.
@@ -252,17 +277,17 @@ pub struct Interval {
     pub join: StreamSeq,
     /// The mark of the leave.
     pub leave: Option<StreamSeq>,
-    /// The last word to read again from the join on.
+    /// The last word to read again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again: Option<StreamSeq>,
-    /// That is still to be done.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub is_due: bool,
+    /// That is still to be done, from there on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due: Option<StreamSeq>,
 }
 
 impl Interval {
     fn new(join: StreamSeq, leave: Option<StreamSeq>) -> Interval {
-        Interval { join, leave, again: None, is_due: false }
+        Interval { join, leave, again: None, due: None }
     }
 }
 
@@ -274,12 +299,15 @@ pub enum Mark {
     Join(GroupName),
     /// A member up to here.
     Leave(GroupName),
-    /// No mark of its own: messages since the join that lies there may have been passed over, read again from it.
+    /// No mark of its own: messages since then may have been passed over, read again.
     Again {
         /// The group.
         group: GroupName,
         /// The join: the node may have left and joined anew since.
         join: StreamSeq,
+        /// From here on; without it, from the join on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<StreamSeq>,
     },
 }
 
@@ -293,11 +321,13 @@ impl Intervals {
     pub fn mark(&mut self, mark: &Mark, seq: StreamSeq) {
         let (Mark::Join(group) | Mark::Leave(group) | Mark::Again { group, .. }) = mark;
         let known = self.0.entry(group.clone()).or_default();
-        if let Mark::Again { join, .. } = mark {
+        if let Mark::Again { join, from, .. } = mark {
             // It comes again itself when that is done.
             let is_news = |i: &&mut Interval| i.join == *join && i.again.is_none_or(|last| seq > last);
             if let Some(interval) = known.iter_mut().find(is_news) {
-                (interval.again, interval.is_due) = (Some(seq), true);
+                let from = from.unwrap_or(*join);
+                interval.due = Some(interval.due.map_or(from, |due| due.min(from)));
+                interval.again = Some(seq);
             }
             return;
         }
@@ -315,12 +345,12 @@ impl Intervals {
 
     /// From where the stream is to be read again, where that is due.
     pub fn due(&self) -> Option<StreamSeq> {
-        self.0.values().flatten().filter(|i| i.is_due).map(|i| i.join).min()
+        self.0.values().flatten().filter_map(|i| i.due).min()
     }
 
     /// It is being read again.
     pub fn begun_again(&mut self) {
-        self.0.values_mut().flatten().for_each(|i| i.is_due = false);
+        self.0.values_mut().flatten().for_each(|i| i.due = None);
     }
 
     /// Takes in what `spec` says of one stream, which is true whatever marks the node has seen.

@@ -57,15 +57,18 @@ pub struct Membership {
     /// The marker's id while the join is being made.
     #[serde(default)]
     pub pending: Option<Uuid>,
-    /// The id of the word that the node is to read again from its join on, while that has to be said.
+    /// The id of the word that the node is to read again, while that has to be said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again: Option<Uuid>,
+    /// From where on it is, in each stream that is concerned.
+    #[serde(default, skip_serializing_if = "is_nowhere")]
+    pub again_from: Starts,
     /// Where that was said last.
-    #[serde(default, skip_serializing_if = "said_nowhere")]
+    #[serde(default, skip_serializing_if = "is_nowhere")]
     pub again_at: Starts,
 }
 
-fn said_nowhere(at: &Starts) -> bool {
+fn is_nowhere(at: &Starts) -> bool {
     *at == Starts::default()
 }
 

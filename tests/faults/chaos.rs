@@ -181,7 +181,7 @@ fn at_point(point: Point, dice: &mut Dice) -> (Point, usize) {
     let times = match point {
         Point::Recovered | Point::Claimed | Point::Accepted | Point::ResultWritten => 1,
         Point::Directed | Point::Obeyed | Point::Left => 1,
-        Point::Planned | Point::Filtered | Point::Marked | Point::MarksKnown | Point::Drained => 1,
+        Point::Planned | Point::Looked | Point::Filtered | Point::Marked | Point::MarksKnown | Point::Drained => 1,
         Point::Beat | Point::TryAgain => 1 + dice.below(3),
         Point::Settled => 1 + dice.below(40),
         _ => 1 + dice.below(5),

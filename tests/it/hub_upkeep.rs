@@ -4,9 +4,14 @@ use crate::harness::{Fleet, SOON, TestBroker, open_to, wait_until};
 use edgeward::broker::{Broker, From, Outgoing};
 use edgeward::hub::{self, HubOptions};
 use edgeward::model::config::HubConfig;
-use edgeward::model::id::{JournalId, StreamSeq};
+use edgeward::model::header::id_of;
+use edgeward::model::id::{JournalId, MessageId, MsgRef, StreamSeq};
+use edgeward::model::message::StreamKind;
+use edgeward::model::node::Spec;
 use edgeward::model::record::{By, Record};
 use edgeward::model::state::State;
+use edgeward::model::subject::{RecordClass, RecordSubject};
+use edgeward::operator::want_groups;
 use serde_json::json;
 use std::time::Duration;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -143,4 +148,103 @@ async fn a_consumer_that_is_gone_is_made_again_when_its_node_asks() {
     let id = fleet.command("ship", "ping", "").await;
     let after = fleet.record_within(Duration::from_secs(10), "ship", "ops", "ping", &id).await;
     assert_eq!((before.state, after.state), (State::Succeeded, State::Succeeded));
+}
+
+/// A record of a message, under a subject that need not be its own.
+async fn tell(client: &Broker, class: RecordClass, subject: &RecordSubject, at: MsgRef, state: State) {
+    let stream = client.names().stream(at.stream);
+    let record = Record::bare(subject.id.clone(), at, stream, &subject.node, state, By::Node);
+    put(client, &client.names().record(class, subject), record.encode()).await;
+}
+
+/// Joins nodes that are never there to the group `web`, and answers for them what the hub sends them.
+async fn join(client: &Broker, nodes: &[&str]) {
+    for node in nodes {
+        let hello = json!({ "v": 1, "node": node, "journal": JournalId::fresh() }).to_string();
+        put(client, &format!("$KV.FLEET_NODES.hello.{node}"), hello).await;
+        let (name, web) = (node.parse().unwrap(), "web".parse().unwrap());
+        wait_until(SOON, "the node", async || want_groups(client, &name, std::slice::from_ref(&web)).await.unwrap())
+            .await;
+    }
+    for node in nodes {
+        wait_until(SOON, format!("{node} to be a member"), async || {
+            let found = client.get_last("KV_FLEET_NODES", &format!("$KV.FLEET_NODES.spec.{node}")).await.unwrap();
+            let spec: Spec = serde_json::from_slice(&found.unwrap().body).unwrap();
+            !spec.groups.is_empty() && spec.group_steps().is_empty()
+        })
+        .await;
+    }
+    let sent = client.read_all("FLEET_COMMANDS", "fleet.msg.*.control.hub.>", From::Seq(StreamSeq(1)), 1000).await;
+    for message in sent.unwrap() {
+        let at = MsgRef { stream: StreamKind::Commands, seq: message.seq, stored_at: message.stored_at };
+        let subject = client.names().parse_message(&message.subject).unwrap();
+        let Some(node) = message.subject.split('.').nth(2).and_then(|node| node.parse().ok()) else { continue };
+        let subject = subject.record(&node, id_of(&message.headers, at));
+        // Some are sent twice, under one id.
+        let is_copy = record(client, &client.names().record(RecordClass::Ack, &subject)).await.is_some();
+        let (class, state) =
+            if is_copy { (RecordClass::Progress, State::Duplicate) } else { (RecordClass::Ack, State::Succeeded) };
+        tell(client, class, &subject, at, state).await;
+    }
+}
+
+/// Whether the members have told is seen by what keeps a full stream from being purged: who stands open is named.
+#[tokio::test]
+async fn a_groups_message_is_open_until_each_of_its_members_has_told() {
+    const SMALL: u64 = 8 << 20;
+    let broker = TestBroker::start().await;
+    let client = broker.client().await;
+    let config = HubConfig { store_bytes: 1 << 30, retention: Duration::from_secs(100), ..HubConfig::default() };
+    let _hub = hub(&broker, config).await;
+    client.set_max_bytes("FLEET_COMMANDS", SMALL).await.unwrap();
+    join(&client, &["m1", "m2", "m3", "m4", "m5", "m6"]).await;
+    let body = vec![b'#'; 900_000];
+    let again = MessageId::given("again").unwrap();
+    let of = |node: &str, id: &MessageId| RecordSubject {
+        node: node.to_owned(),
+        from: "ops".to_owned(),
+        method: "shell".to_owned(),
+        id: id.clone(),
+    };
+    let message = Outgoing::new("fleet.msg.@web.command.ops.shell", body.clone()).with("Fleet-Id", "again");
+    let seq = client.publish(&message, SOON).await.unwrap().seq;
+    let at = client.get("FLEET_COMMANDS", seq).await.unwrap().map(|message| MsgRef {
+        stream: StreamKind::Commands,
+        seq,
+        stored_at: message.stored_at,
+    });
+    let at = at.unwrap();
+    let earlier = MsgRef { seq: StreamSeq(1), ..at };
+    // More of that id than are read at once, all of other nodes.
+    for other in 0..300 {
+        tell(&client, RecordClass::Ack, &of(&format!("other{other}"), &again), at, State::Succeeded).await;
+    }
+    let (acked, told) = (RecordClass::Ack, RecordClass::Progress);
+    tell(&client, acked, &of("m1", &again), at, State::Succeeded).await;
+    // The id was used before on these three; one says so under a longer name, one as a copy, one not yet.
+    for node in ["m2", "m3", "m4"] {
+        tell(&client, acked, &of(node, &again), earlier, State::Succeeded).await;
+    }
+    tell(&client, acked, &of("m2", &again.reused(seq)), at, State::Failed).await;
+    tell(&client, told, &of("m3", &again), at, State::Duplicate).await;
+    tell(&client, told, &of("m4", &again), earlier, State::Duplicate).await;
+    // It runs, which is no end.
+    tell(&client, told, &of("m5", &again), at, State::Running).await;
+    for _ in 0..7 {
+        put(&client, "fleet.msg.@nobody.command.ops.shell", body.clone()).await;
+    }
+    let event = wait_until(SOON, "the error event", async || full_events(&client).await.pop()).await;
+    assert!(event.contains(&format!("the oldest {seq} of m4, m5, m6;")), "{event}");
+    assert!(client.get("FLEET_COMMANDS", seq).await.unwrap().is_some());
+
+    tell(&client, told, &of("m4", &again), at, State::Duplicate).await;
+    tell(&client, acked, &of("m5", &again), at, State::Succeeded).await;
+    tell(&client, acked, &of("m6", &again), at, State::Succeeded).await;
+    wait_until(SOON, "the purge", async || {
+        let filler = Outgoing::new("fleet.msg.@nobody.command.ops.shell", body.clone());
+        // It may be full until the hub has seen it.
+        drop(client.publish(&filler, SOON).await);
+        client.get("FLEET_COMMANDS", seq).await.unwrap().is_none()
+    })
+    .await;
 }

@@ -101,6 +101,22 @@ async fn what_was_found_is_kept_in_one_commit() {
 }
 
 #[tokio::test]
+async fn reading_again_begins_at_the_place_before_where_there_is_one() {
+    let bed = Bed::new();
+    let journal = bed.open();
+    let targets: Arc<[_]> = ["n1", "@web"].map(|target| target.parse().unwrap()).into();
+    let place = async |seq: u64| {
+        journal.go_back(StreamKind::Commands, StreamSeq(seq), Arc::clone(&targets)).await.unwrap();
+        journal.position(StreamKind::Commands).await.unwrap().unwrap().last.seq.0
+    };
+    let all = [(3, "@web"), (5, "n1"), (6, "@db"), (9, "n1"), (12, "n1")];
+    take(&journal, all.map(|(seq, target)| to(seq, target)).into()).await;
+    assert_eq!(place(9).await, 9);
+    assert_eq!(place(8).await, 5, "what lies between may be what was passed over; 6 reaches the node no more");
+    assert_eq!(place(2).await, 3, "there is none before");
+}
+
+#[tokio::test]
 async fn publishing_again_begins_at_the_lowest_place_asked_for() {
     let bed = Bed::new();
     let journal = bed.open();

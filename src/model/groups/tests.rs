@@ -46,14 +46,23 @@ fn a_filter_found_missing_has_the_node_read_again_from_its_join_on() {
     spec.want_groups = Some(vec!["web".to_owned(), "db".to_owned()]);
     spec.plan_groups(Uuid::new_v4);
     let lacked = [web()];
-    assert!(!spec.read_again(&lacked, Uuid::new_v4), "its marks are not known: the filter may not have been set yet");
+    let since_join = both(0);
+    assert!(
+        !spec.read_again(&lacked, since_join, Uuid::new_v4),
+        "its marks are not known: the filter may not have been set yet"
+    );
     for step in spec.group_steps() {
         let Step::Join { marker, .. } = step else { panic!("{spec:?}") };
         spec.group_done(marker, Done::Marked(both(5)));
     }
-    assert!(spec.read_again(&lacked, Uuid::new_v4) && !spec.read_again(&lacked, Uuid::new_v4));
-    let [Step::Again { ref group, marker, join }] = spec.group_steps()[..] else { panic!("{spec:?}") };
-    assert_eq!((group, join), (&web(), both(5)));
+    let of_events = PerStream { commands: None, events: Some(StreamSeq(7)) };
+    assert!(spec.read_again(&lacked, of_events, Uuid::new_v4));
+    let [Step::Again { marker: first, from, .. }] = spec.group_steps()[..] else { panic!("{spec:?}") };
+    assert_eq!(from, of_events);
+    assert!(spec.read_again(&lacked, since_join, Uuid::new_v4));
+    let [Step::Again { ref group, marker, join, from }] = spec.group_steps()[..] else { panic!("{spec:?}") };
+    assert_eq!((group, join, from), (&web(), both(5), both(5)), "from the earliest place, never before the join");
+    assert!(!spec.again_said(first, both(8)), "what was found since is not in that word");
     assert!(spec.again_said(marker, both(9)) && !spec.again_said(marker, both(9)) && spec.group_steps().is_empty());
 
     let mut leaving = spec.clone();
@@ -66,7 +75,10 @@ fn a_filter_found_missing_has_the_node_read_again_from_its_join_on() {
     let mut node = Intervals::default();
     node.learn(&spec, StreamKind::Commands);
     assert_eq!(node.due(), None);
-    let again = Mark::Again { group: web(), join: StreamSeq(5) };
+    let again = Mark::Again { group: web(), join: StreamSeq(5), from: None };
+    let later = Mark::Again { group: web(), join: StreamSeq(5), from: Some(StreamSeq(7)) };
+    node.mark(&later, StreamSeq(8));
+    assert_eq!(node.due(), Some(StreamSeq(7)));
     node.mark(&again, StreamSeq(9));
     assert_eq!(node.due(), Some(StreamSeq(5)));
     node.begun_again();
