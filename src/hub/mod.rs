@@ -3,6 +3,7 @@
 //! Owns no state outside the broker: it may be stopped, moved, killed between any two steps, or run twice. It runs no
 //! methods and reads no bodies but records'.
 
+mod consumers;
 mod fate;
 mod groups;
 mod journals;

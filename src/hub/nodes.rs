@@ -1,6 +1,6 @@
-//! The nodes as the hub knows them: `spec.<node>` and the consumers that follow from it (PROTOCOL §5).
+//! The nodes as the hub knows them: `spec.<node>`, and where their messages begin (PROTOCOL §5).
 //!
-//! Owns the making of nodes. Every step is a compare-and-set or harmless to repeat, so a hub may die between any two and
+//! Owns the making of nodes; keeping their consumers is `consumers`. Every step is a compare-and-set or harmless to repeat, so a hub may die between any two and
 //! another go on, and two may work at once. What is kept in memory is a copy of `spec`, one per node; where it says nothing,
 //! the stream's leader is asked.
 
@@ -10,12 +10,11 @@ use super::locks::Locks;
 use super::records::{self, PUBLISH_TIMEOUT};
 use super::results::control;
 use crate::broker::{Broker, Ensured, From, Outgoing, PublishError, RawMessage};
-use crate::killpoint::{Point, here};
 use crate::model::error_event::{Code, ErrorEvent, Severity};
 use crate::model::id::{MessageId, MsgRef, StreamSeq};
 use crate::model::message::StreamKind;
-use crate::model::name::{GroupName, NodeName, Target};
-use crate::model::node::{Hello, Spec, Starts};
+use crate::model::name::NodeName;
+use crate::model::node::{Hello, Spec};
 use crate::model::subject::{HubVerb, NodeKey, RecordStream};
 use crate::model::time::Timestamp;
 use serde_json::json;
@@ -26,7 +25,7 @@ use tokio::sync::MutexGuard;
 use uuid::Uuid;
 
 /// How often a lost compare-and-set is tried again: each loss means that somebody else got on.
-const ROUNDS: usize = 20;
+pub(super) const ROUNDS: usize = 20;
 
 /// How a key of the bucket stands.
 struct Entry {
@@ -135,71 +134,6 @@ impl Nodes {
         self.ensure(&spec, StreamKind::Events, start).await?;
         self.announce_events(node, start).await?;
         Ok(start)
-    }
-
-    /// Sees to it that the consumers that a node should have are there and serve; true where all were found so.
-    pub(super) async fn ensure_consumers(&self, spec: &Spec) -> Result<bool, HubError> {
-        let mut found_so = true;
-        for stream in StreamKind::ALL {
-            let Some(start) = *spec.start.get(stream) else { continue };
-            let ensured = self.ensure(spec, stream, start).await?;
-            if ensured == Ensured::Made {
-                tracing::info!(node = %spec.node, ?stream, %start, "node has its consumer again");
-            }
-            found_so &= ensured == Ensured::Found;
-        }
-        Ok(found_so)
-    }
-
-    /// Sees to one consumer. Where its filters have to be changed, it is written down beforehand what the node has to read
-    /// again: whoever comes after the change sees nothing amiss.
-    async fn ensure(&self, spec: &Spec, stream: StreamKind, start: StreamSeq) -> Result<Ensured, HubError> {
-        let (node, targets) = (&spec.node, spec.targets());
-        let relied_on: Vec<Target> = spec.groups_relied_on().map(Target::Group).collect();
-        let ensured = self.broker.ensure_consumer(stream, node, start, &targets, &relied_on).await?;
-        let Ensured::Differs { lacking, ack_floor } = ensured else { return Ok(ensured) };
-        let groups = |targets: &[Target]| targets.iter().filter_map(Target::group).cloned().collect::<Vec<GroupName>>();
-        let found: Vec<Target> = relied_on.iter().filter(|target| !lacking.contains(target)).cloned().collect();
-        let (lacking, found) = (groups(&lacking), groups(&found));
-        if !lacking.is_empty() {
-            tracing::warn!(%node, ?stream, groups = ?lacking, "its consumer was without groups that it is in");
-        }
-        let from = |seq| {
-            let mut from = Starts::default();
-            *from.get_mut(stream) = Some(seq);
-            from
-        };
-        let read_again = |spec: &mut Spec| {
-            let since_join = spec.read_again(&lacking, from(StreamSeq(0)), Uuid::new_v4);
-            spec.read_again(&found, from(ack_floor), Uuid::new_v4) || since_join
-        };
-        self.change(node, read_again).await?;
-        here(Point::Looked);
-        Ok(self.broker.ensure_consumer(stream, node, start, &targets, &[]).await?)
-    }
-
-    /// Writes down that the node has to read again from where it joined this group.
-    pub(super) async fn read_again_from_join(&self, node: &NodeName, group: GroupName) -> Result<(), HubError> {
-        let from = Starts { commands: Some(StreamSeq(0)), events: Some(StreamSeq(0)) };
-        self.change(node, |spec| spec.read_again(std::slice::from_ref(&group), from, Uuid::new_v4)).await.map(drop)
-    }
-
-    /// Sets the filters of a node's consumers by its `spec`, until a look at them finds them so and `spec` has not moved
-    /// meanwhile: another hub may have set them by a newer one, or by an older one and died. True where the first look
-    /// found them so.
-    pub(super) async fn set_filters(&self, node: &NodeName) -> Result<bool, HubError> {
-        let mut spec = self.read_again(node).await?;
-        let mut looks = 0;
-        while looks < ROUNDS {
-            let Some(set) = spec else { return Ok(true) };
-            let found_so = self.ensure_consumers(&set).await?;
-            looks += 1;
-            spec = self.read_again(node).await?;
-            if found_so && spec.as_ref() == Some(&set) {
-                return Ok(looks == 1);
-            }
-        }
-        Err(HubError::Contended { what: self.key(node) })
     }
 
     /// One of those in memory, in no order.
@@ -360,7 +294,7 @@ impl Nodes {
         }
     }
 
-    fn key(&self, node: &NodeName) -> String {
+    pub(super) fn key(&self, node: &NodeName) -> String {
         self.broker.names().node_key(NodeKey::Spec, node.as_str())
     }
 
