@@ -18,8 +18,9 @@
 //!                ↑ a late update that lands here is overwritten by ours, and was reckoned with
 //! ```
 //!
-//! What is not reckoned with: a consumer that is lost with its server while its filters are wrong. It is made anew with the
-//! right ones, and nobody knows what it had passed over.
+//! What is not reckoned with: a consumer that is lost with its server while its filters are wrong, since it is made anew with
+//! the right ones and nobody knows what it had passed over; and a late update between a join's look and its marks that is put
+//! right, before `spec` knows the marks, by a hub that is not at that join.
 
 use super::HubError;
 use super::fate::{Letter, Standing};
