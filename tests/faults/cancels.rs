@@ -14,7 +14,8 @@ impl<'a> Check<'a> {
         let originals = self.originals();
         let places: HashMap<(&str, &str, &str), &Stored> = originals
             .iter()
-            .filter(|(stored, _)| stored.kind != "control")
+            // What is still for a group is nobody's.
+            .filter(|(stored, _)| stored.kind != "control" && !stored.to.starts_with('@'))
             .map(|(stored, _)| ((&*stored.to, &*stored.from, &*stored.id), *stored))
             .collect();
         let mut cancels: BTreeMap<At, Vec<(&Stored, &Stored)>> = BTreeMap::new();

@@ -4,7 +4,7 @@
 
 use super::chaos::Shared;
 use super::dice::Dice;
-use super::load::{Planned, command, event};
+use super::load::{Planned, cancel, command, event};
 use super::options::Options;
 use edgeward::broker::Broker;
 use edgeward::model::name::GroupName;
@@ -14,23 +14,26 @@ use tokio::time::{Instant, sleep};
 
 const GROUPS: [&str; 2] = ["web", "db"];
 
-/// Messages to groups, a tenth of the load.
+/// Messages to groups, a tenth of the load, and cancels of some, to the group as it is then.
 pub fn plan(options: &Options, files: &dyn Fn(&str) -> String) -> Vec<Planned> {
     if options.joins == 0 {
         return Vec::new();
     }
     let mut dice = Dice::new(options.seed, "messages to groups");
     let moments = dice.moments(options.messages / 10, options.duration());
+    let mut cancels = Dice::new(options.seed, "cancels to groups");
     let message = |(number, when): (usize, Duration)| {
         let (id, to) = (format!("g{number:06}"), format!("@{}", dice.pick(&GROUPS)));
-        if dice.percent(30) {
+        let planned = if dice.percent(30) {
             event(&mut dice, id, when, &to)
         } else {
             // Each member writes into a file of its own.
             command(&mut dice, id, when, &to, &files("$EDGEWARD_MSG_NODE"))
-        }
+        };
+        let cancel = cancel(&mut cancels, 25, &planned);
+        [Some(planned), cancel].into_iter().flatten()
     };
-    moments.into_iter().enumerate().map(message).collect()
+    moments.into_iter().enumerate().flat_map(message).collect()
 }
 
 /// Has nodes join and leave now and then, each in its turn or as soon after it as the broker lets it.

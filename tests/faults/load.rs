@@ -55,7 +55,7 @@ pub fn plan(options: &Options, files: &dyn Fn(&str) -> String) -> Vec<Planned> {
                 // A script that goes to the shell as a file fails on a full disk, and says so.
                 planned.body.truncate(ARGUMENT);
             }
-            let cancel = cancel(&mut cancels, &planned);
+            let cancel = cancel(&mut cancels, 7, &planned);
             [Some(planned), cancel].into_iter().flatten()
         })
         .collect();
@@ -187,11 +187,11 @@ fn padding(dice: &mut Dice, from: usize, to: usize) -> String {
     format!("# {}\n", "the quick brown fox ".repeat(size / 20))
 }
 
-/// Some are cancelled by their sender, those of a node by an operator: before they are there, while they wait or run, or
-/// too late.
-fn cancel(dice: &mut Dice, planned: &Planned) -> Option<Planned> {
+/// So many of a hundred are cancelled by their sender, those of a node by an operator: before they are there, while they
+/// wait or run, or too late.
+pub fn cancel(dice: &mut Dice, percent: usize, planned: &Planned) -> Option<Planned> {
     let Sent { id, from, to, expect, .. } = &planned.sent;
-    if matches!(expect, Expect::Refused(_) | Expect::NoNode) || !dice.percent(7) {
+    if matches!(expect, Expect::Refused(_) | Expect::NoNode) || !dice.percent(percent) {
         return None;
     }
     let when = if dice.percent(15) {
@@ -201,7 +201,8 @@ fn cancel(dice: &mut Dice, planned: &Planned) -> Option<Planned> {
     };
     let by = if planned.in_file.is_some() { OPERATORS[0] } else { from };
     let subject = format!("fleet.msg.{to}.control.{by}.cancel");
-    let mut cancel = base(format!("x{}", &id[1..]), by, to, when, subject);
+    let letter = if to.starts_with('@') { 'y' } else { 'x' };
+    let mut cancel = base(format!("{letter}{}", &id[1..]), by, to, when, subject);
     let named = if by == from { json!({ "id": id }) } else { json!({ "id": id, "from": from }) };
     cancel.body = named.to_string().into_bytes();
     cancel.sent.cancels = Some((from.clone(), id.clone()));

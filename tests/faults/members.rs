@@ -1,13 +1,14 @@
 //! Groups in a history: a message to `@web` is one message to each node that was in it where it is stored.
 //!
-//! By the marks in the message's own stream alone, as the protocol says: the last one of a node before the message.
+//! By the marks in the message's own stream alone, as the protocol says: the last one of a node before the message. A cancel
+//! is also for those that were in it before, as far as it still reaches them: of these it counts where they have answered.
 
-use super::{At, History, Stored, Stream};
+use super::{At, Class, History, Stored, Stream};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 impl History {
     /// The same with each message to a group in the place of what it is to each member; one to a group without members
-    /// stays as it is.
+    /// stays as it is, too.
     pub fn by_member(&self) -> History {
         let mut history = self.clone();
         let mut marks: Vec<&Stored> = self.stored.iter().filter(|stored| stored.mark.is_some()).collect();
@@ -15,12 +16,17 @@ impl History {
         let numbers: HashMap<&str, u32> = self.nodes.iter().map(String::as_str).zip(1..).collect();
         let mut of_groups: BTreeSet<At> = BTreeSet::new();
         history.stored = Vec::with_capacity(self.stored.len());
+        let told = self.tellers();
         for stored in &self.stored {
-            let members =
+            let (mut members, before) =
                 stored.to.strip_prefix('@').map(|group| members(&marks, group, stored.at)).unwrap_or_default();
             if members.is_empty() {
                 history.stored.push(stored.clone());
-            } else {
+            }
+            if stored.kind == "control" {
+                members.extend(before.into_iter().filter(|node| told.contains(&(stored.at, node))));
+            }
+            if !members.is_empty() {
                 of_groups.insert(stored.at);
             }
             for node in members {
@@ -40,10 +46,16 @@ impl History {
         }
         history
     }
+
+    /// Who has ended which message.
+    fn tellers(&self) -> BTreeSet<(At, &str)> {
+        let terminal = self.records.iter().filter(|record| record.class == Class::Terminal);
+        terminal.filter_map(|record| Some((record.about, record.subject.split('.').nth(2)?))).collect()
+    }
 }
 
-/// The members of a group where a message is stored.
-fn members<'a>(marks: &[&'a Stored], group: &str, at: At) -> Vec<&'a str> {
+/// The members of a group where a message is stored, and who was one before.
+fn members<'a>(marks: &[&'a Stored], group: &str, at: At) -> (Vec<&'a str>, Vec<&'a str>) {
     let before = marks.partition_point(|mark| mark.at < at);
     let mut is_in: BTreeMap<&str, bool> = BTreeMap::new();
     for mark in marks[..before].iter().filter(|mark| mark.at.stream == at.stream) {
@@ -53,7 +65,9 @@ fn members<'a>(marks: &[&'a Stored], group: &str, at: At) -> Vec<&'a str> {
             is_in.insert(&mark.to, *joins);
         }
     }
-    is_in.into_iter().filter(|(_, is_in)| *is_in).map(|(node, _)| node).collect()
+    let (now, before): (Vec<_>, Vec<_>) = is_in.into_iter().partition(|(_, is_in)| *is_in);
+    let names = |nodes: Vec<(&'a str, bool)>| nodes.into_iter().map(|(node, _)| node).collect();
+    (names(now), names(before))
 }
 
 impl At {

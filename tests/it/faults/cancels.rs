@@ -1,6 +1,9 @@
 //! Cancels in a history.
 
+use super::orders::grouped;
 use super::*;
+
+const AHEAD: &str = "not known here; cancelled when it comes\n";
 
 /// `b` cancelled by a message stored at `seq` that met `told`, and ended in `state` at `attempt`; its marks may go.
 fn cancelled(seq: u64, told: &str, state: &str, attempt: u32, ran: bool) -> Vec<(&'static str, String)> {
@@ -31,7 +34,6 @@ fn cancelled(seq: u64, told: &str, state: &str, attempt: u32, ran: bool) -> Vec<
 
 #[test]
 fn what_a_cancel_met_is_what_became_of_the_message() {
-    const AHEAD: &str = "not known here; cancelled when it comes\n";
     let wrong = one("a cancel's wrong answer", "b");
     for (seq, told, state, attempt, ran) in [
         (9, "cancelled\n", "cancelled", 0, false),
@@ -101,4 +103,39 @@ fn what_was_stopped_is_gone_before_its_lane_goes_on() {
         history.journals.get_mut("n1").unwrap()[1].state = "timed_out".to_owned();
     });
     assert_eq!(still, one("two at once in a lane", "c"));
+}
+
+/// `g`, which is for `n1` alone, cancelled by a message to its group at 22, where `n1` and `n3` are in it and `n2` was: these
+/// have told what it met.
+fn group_cancelled(to: &'static str, told: &[(&str, &str)]) -> Vec<(&'static str, String)> {
+    grouped(|history| {
+        history.nodes.insert("n4".to_owned());
+        history.sent.push(Sent { cancels: Some(("ops".to_owned(), "g".to_owned())), ..sent("x", "ops", 22) });
+        history.stored.push(Stored { to: to.to_owned(), kind: "control".to_owned(), ..stored("x", "ops", 22) });
+        for (node, met) in told {
+            let state = if *node == "_" { "undeliverable" } else { "succeeded" };
+            let (subject, stdout) = (format!("fleet.ack.{node}.ops.cancel.x"), met.as_bytes().to_vec());
+            history.records.push(Record { subject, stdout, ..record("x", 22, state) });
+            if *node != "_" {
+                let row = Row { at: at(22), is_finished: true, state: state.to_owned() };
+                history.journals.entry((*node).to_owned()).or_default().push(row);
+            }
+        }
+    })
+}
+
+#[test]
+fn a_groups_cancel_is_answered_by_its_members_and_perhaps_by_those_that_left() {
+    const OVER: &str = "no effect: succeeded before\n";
+    let to_web = |told: &[(&str, &str)]| group_cancelled("@web", told);
+    assert_eq!(to_web(&[("n1", OVER), ("n3", AHEAD)]), []);
+    assert_eq!(to_web(&[("n1", OVER), ("n2", AHEAD), ("n3", AHEAD)]), [], "it still reached the one that left");
+    assert_eq!(to_web(&[("n1", OVER)]), one("no terminal record", "x"));
+    assert_eq!(to_web(&[("n1", "cancelled\n"), ("n3", AHEAD)]), one("a cancel's wrong answer", "g"));
+    assert_eq!(to_web(&[("n1", AHEAD), ("n3", AHEAD)]), one("a cancel's wrong answer", "g"), "it was there before");
+    for other in ["n4", "_"] {
+        let found = to_web(&[("n1", OVER), ("n3", AHEAD), (other, AHEAD)]);
+        assert!(found.contains(&("a record of nothing", String::new())), "{other}: {found:?}");
+    }
+    assert_eq!(group_cancelled("@db", &[("_", "")]), [], "nobody is in that one");
 }

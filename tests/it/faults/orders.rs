@@ -41,7 +41,7 @@ fn an_agent_that_left_was_told_to() {
 }
 
 /// `g` at 20, to a group in which `n1` is since 10 and `n2` from 11 to 19, and which `n3` joins at 21.
-fn grouped(change: impl FnOnce(&mut History)) -> Vec<(&'static str, String)> {
+pub fn grouped(change: impl FnOnce(&mut History)) -> Vec<(&'static str, String)> {
     broken(|history| {
         history.nodes.extend(["n2".to_owned(), "n3".to_owned()]);
         for (seq, node, joins) in [(10, "n1", true), (11, "n2", true), (19, "n2", false), (21, "n3", true)] {
