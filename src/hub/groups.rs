@@ -149,7 +149,7 @@ async fn drain(nodes: &Nodes, node: &NodeName, marker: Uuid, until: Starts) -> R
             return Ok(());
         }
     }
-    nodes.change(node, |spec| spec.group_done(marker, Done::Drained)).await?;
+    nodes.change(node, |spec| spec.group_done(marker, Done::Drained(until))).await?;
     here(Point::Drained);
     nodes.set_filters(node).await.map(drop)
 }

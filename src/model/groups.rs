@@ -71,8 +71,8 @@ pub enum Step {
 pub enum Done {
     /// The marks are stored, there.
     Marked(Starts),
-    /// The node has taken all up to its leave.
-    Drained,
+    /// The node has taken all up to its leave, its ack floors being here or behind.
+    Drained(Starts),
 }
 
 /// Whether a node is a member of a group at a sequence.
@@ -195,7 +195,10 @@ impl Spec {
                 member.pending = None;
             }
             (Done::Marked(leave), false, false) => member.leave = leave,
-            (Done::Drained, false, true) => member.pending = None,
+            // Where it is to read again since, its filters have to stay.
+            (Done::Drained(until), false, true) if member.again.is_none() && member.taken_at() == until => {
+                member.pending = None;
+            }
             _ => return false,
         }
         true

@@ -36,7 +36,8 @@ fn a_membership_goes_its_way() {
     assert!(spec.group_done(marker, Done::Marked(both(8))));
     assert_eq!((at(&spec, 7), at(&spec, 8)), (Belongs::Member, Belongs::No));
     assert!(spec.groups_reached().contains(&web()), "what lies before the leave is still to be taken");
-    assert!(spec.group_done(marker, Done::Drained) && spec.groups_reached().is_empty());
+    assert!(!spec.group_done(marker, Done::Drained(both(7))), "judged by what is no longer so");
+    assert!(spec.group_done(marker, Done::Drained(both(8))) && spec.groups_reached().is_empty());
     assert_eq!(at(&spec, 7), Belongs::Member, "closed intervals stay");
 }
 
@@ -115,6 +116,17 @@ impl World {
         StreamSeq(index as u64 + 1)
     }
 
+    /// The filters of the groups that are relied on may have been wrong since here: from where at least all that each was for
+    /// has to be read again.
+    fn doubt(&mut self, since: StreamSeq) -> Option<StreamSeq> {
+        let groups: Vec<GroupName> = self.spec.groups_relied_on().collect();
+        if !self.spec.read_again(&groups, both(since.0), Uuid::new_v4) {
+            return None;
+        }
+        let doubted = self.spec.groups.iter().filter(|m| m.again.is_some());
+        doubted.map(|m| since.max(m.join.commands.unwrap())).min()
+    }
+
     fn turn(&mut self, hub: &mut Hub) {
         if let Some((marker, seq)) = hub.marked.take() {
             self.spec.group_done(marker, Done::Marked(both(seq.0)));
@@ -131,8 +143,12 @@ impl World {
             Some(Step::Leave { group, marker }) => {
                 hub.marked = Some((marker, self.publish(marker, Mark::Leave(group))));
             }
-            Some(Step::Again { marker, .. }) => drop(self.spec.again_said(marker, Starts::default())),
-            Some(Step::Drain { marker, .. }) => drop(self.spec.group_done(marker, Done::Drained)),
+            Some(Step::Again { group, marker, join, from }) => {
+                let join = join.commands.unwrap();
+                let said = self.publish(marker, Mark::Again { group, join, from: from.commands });
+                self.spec.again_said(marker, both(said.0));
+            }
+            Some(Step::Drain { marker, until }) => drop(self.spec.group_done(marker, Done::Drained(until))),
             None => {}
         }
     }
@@ -144,6 +160,7 @@ enum Act {
     Crash(usize),
     Want(Vec<String>),
     Message,
+    Doubt(u64),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -152,6 +169,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (0usize..2).prop_map(Act::Crash),
         1 => proptest::sample::subsequence(vec!["web".to_owned(), "db".to_owned()], 0..=2).prop_map(Act::Want),
         2 => Just(Act::Message),
+        1 => (0u64..20).prop_map(Act::Doubt),
     ]
 }
 
@@ -160,12 +178,14 @@ proptest! {
     fn what_spec_says_is_what_the_stream_says(acts in proptest::collection::vec(act(), 0..120)) {
         let mut world = World { spec: spec(), stream: Vec::new() };
         let mut hubs = [Hub::default(), Hub::default()];
+        let mut doubted = None;
         for act in acts {
             match act {
                 Act::Turn(hub) => world.turn(&mut hubs[hub]),
                 Act::Crash(hub) => hubs[hub] = Hub::default(),
                 Act::Want(groups) => world.spec.want_groups = Some(groups),
                 Act::Message => world.stream.push(None),
+                Act::Doubt(since) => doubted = world.doubt(StreamSeq(since)).into_iter().chain(doubted).min(),
             }
         }
         for _ in 0..40 {
@@ -179,6 +199,7 @@ proptest! {
                 node.mark(mark, StreamSeq(index as u64 + 1));
             }
         }
+        prop_assert!(doubted.is_none_or(|since| node.due() <= Some(since)) && doubted.is_some() == node.due().is_some());
         // A journal that begins now knows `spec` alone.
         let mut fresh = Intervals::default();
         fresh.learn(&world.spec, StreamKind::Commands);
