@@ -212,7 +212,11 @@ async fn lists_show_nodes_messages_and_failures() {
         history.iter().map(|row| (row["method"].as_str().unwrap(), row["state"].as_str().unwrap())).collect();
     assert_eq!(states, [("shell", "failed"), ("ping", "succeeded")]);
     assert_eq!(objects(&cli.run(&["history", "-m", "ping", "-o", "json"]).await.ok()).len(), 1);
-    assert!(cli.run(&["history", "--from", "nobody"]).await.ok().is_empty());
+    let said = cli.run(&["history", "--from", "nobody"]).await.exits(0);
+    assert_eq!((said.stdout.as_str(), said.stderr.as_str()), ("", "no such message in the last 24 h\n"));
+    let said = cli.run(&["errors", "--severity", "critical"]).await.exits(0);
+    assert_eq!((said.stdout.as_str(), said.stderr.as_str()), ("", "no such failure in the last 24 h\n"));
+    cli.run(&["history", "--limit", "0"]).await.exits(2);
     assert!(cli.run(&["history", "--limit", "1"]).await.exits(0).stderr.contains("--limit shows more"));
 
     let event =

@@ -193,6 +193,10 @@ async fn what_a_message_waits_behind_is_told_before_the_next_status() {
         if said.contains("member") { Ok(()) } else { Err(said) }
     })
     .await;
+    // The join lies in the events' stream, too; it is nobody's message, and told only where it is asked for.
+    assert!(!cli.run(&["history"]).await.ok().contains("member"));
+    assert!(cli.run(&["history", "--from", "hub"]).await.ok().contains(r#"{"join":"web"}"#));
+
     let first = fleet.publish("fleet.msg.@web.command.ops.shell", &[], "sleep 60").await.seq.to_string();
     status(&cli, &first, "running").await;
     // One that is over without having begun says nothing of the lane.
