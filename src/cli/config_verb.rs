@@ -32,6 +32,11 @@ pub(super) fn run(session: &Session, args: &Args) -> Result<ExitCode, CliError> 
     match args.verb {
         ConfigVerb::Check => {
             let files = check_files(&loaded.config, loaded.file.as_deref())?;
+            if session.format == Format::Json {
+                drop(out);
+                output::print_json(&serde_json::json!({ "v": 1, "file": file, "files": files }))?;
+                return Ok(ExitCode::Succeeded);
+            }
             writeln!(out, "ok: {}", file.as_deref().unwrap_or("no file, defaults and environment"))?;
             for file in files {
                 writeln!(out, "ok: {}", file.display())?;
