@@ -37,7 +37,9 @@ pub(super) async fn check_nodes(
     let (nodes, groups): (Vec<NodeName>, Vec<GroupName>) = (nodes.into_iter().collect(), groups.into_iter().collect());
     let refused = |error: CliError, hint: &str| {
         let message = format!("{}; nothing was sent", error.message);
-        CliError { message, ..error }.hint(hint)
+        let error = CliError { message, ..error };
+        // A broker that does not tell refuses nobody.
+        if error.exit == ExitCode::Usage { error.hint(hint) } else { error }
     };
     known(broker, &nodes).await.map_err(|error| refused(error, "--new sends to a node that is still to come"))?;
     known_groups(broker, &groups).await.map_err(|error| refused(error, "--new sends to it all the same"))
