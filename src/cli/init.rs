@@ -5,6 +5,7 @@ use super::error::CliError;
 use super::exit::ExitCode;
 use super::hub::connect_options;
 use super::output::{self, Format};
+use super::say;
 use super::session::Session;
 use crate::broker::Broker;
 use crate::broker::topology::{self, Handling, Plan, Resized, Standing};
@@ -52,12 +53,17 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
     let loaded = Loaded::load(&session.global, None, &session.env, Scope::Operator)?;
     let broker = Broker::connect(&connect_options(&loaded, "edgeward init")?).await?;
     let hub = &loaded.config.hub;
+    let plan = topology::plan(&broker, hub).await?;
     if args.diff {
-        let plan = topology::plan(&broker, hub).await?;
         print(session.format, &plan)?;
         return Ok(if plan.needs_work() { ExitCode::Failed } else { ExitCode::Succeeded });
     }
-    print(session.format, &topology::ensure(&broker, hub).await?)?;
+    let now = topology::ensure(&broker, hub).await?;
+    for stream in plan.streams.iter().filter(|stream| stream.needs_work()) {
+        let done = if matches!(stream.standing, Standing::Missing { .. }) { "made" } else { "changed" };
+        say(&format!("{}: {done}", stream.name()));
+    }
+    print(session.format, &now)?;
     if args.resize {
         for resized in topology::resize(&broker, hub).await? {
             print_resized(session.format, &resized)?;
