@@ -44,6 +44,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The same on a slow link: what was too short grows up to this.
 const MOST_PATIENCE: Duration = Duration::from_secs(8);
 
+/// How long the hub is waited for until the log says so.
+const HUB_WAIT: Duration = Duration::from_secs(5);
+
 /// Takes messages until `stop`.
 pub(crate) async fn run(node: Arc<Node>, dispatcher: Handle, stop: CancellationToken) {
     tokio::select! {
@@ -83,7 +86,17 @@ async fn first_spec(node: &Node, dispatcher: &Handle) -> Spec {
         return spec;
     }
     dispatcher.tell(Event::Hold(false)).await;
-    contact.await
+    let mut is_told = false;
+    loop {
+        if let Ok(spec) = tokio::time::timeout(HUB_WAIT, &mut contact).await {
+            return spec;
+        }
+        // A link that is down is told of where it is kept.
+        if !is_told && node.broker.link().borrow().up {
+            tracing::warn!(node = %node.name, "still waiting for the hub to take this node in; is one running?");
+            is_told = true;
+        }
+    }
 }
 
 async fn first_contact(node: &Node) -> Spec {

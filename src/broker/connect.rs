@@ -88,7 +88,7 @@ impl Broker {
                 BrokerError::Options(format!("`{servers}` is no broker address"))
             }
             async_nats::ConnectErrorKind::Authentication | async_nats::ConnectErrorKind::AuthorizationViolation => {
-                BrokerError::Options(format!("the broker at {servers} does not accept these credentials"))
+                BrokerError::Options(not_accepted(options, &servers))
             }
             _ => BrokerError::Unreachable { servers: servers.clone(), reason: error.to_string() },
         })?;
@@ -219,6 +219,17 @@ fn addresses(servers: &[String]) -> Result<Vec<ServerAddr>, BrokerError> {
     let parse =
         |server: &String| server.parse().map_err(|_| BrokerError::Options(format!("`{server}` is no broker address")));
     servers.iter().map(parse).collect()
+}
+
+/// The broker wants others, or wants some.
+fn not_accepted(options: &ConnectOptions, servers: &str) -> String {
+    // A user or token may stand in the address.
+    let none_given = options.access == Access::Open && !servers.contains('@');
+    if none_given {
+        format!("the broker at {servers} wants credentials, and there are none")
+    } else {
+        format!("the broker at {servers} does not accept these credentials")
+    }
 }
 
 fn client_options(

@@ -166,6 +166,21 @@ impl Broker {
         self.batch(stream, json!({ "multi_last": subjects, "batch": LAST_SUBJECTS })).await
     }
 
+    /// The last message of each of these subjects of those that are stored before `seq`.
+    pub async fn read_last_before(
+        &self,
+        stream: &str,
+        subjects: &[String],
+        seq: StreamSeq,
+    ) -> Result<Page, BrokerError> {
+        let up_to = seq.0.saturating_sub(1);
+        // To the broker 0 is no bound.
+        if up_to == 0 {
+            return Ok(Page::default());
+        }
+        self.batch(stream, json!({ "multi_last": subjects, "batch": LAST_SUBJECTS, "up_to_seq": up_to })).await
+    }
+
     async fn batch(&self, stream: &str, body: Value) -> Result<Page, BrokerError> {
         let what = format!("DIRECT.GET.{stream}");
         let inbox = self.client.new_inbox();

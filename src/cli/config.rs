@@ -42,6 +42,20 @@ pub struct GlobalArgs {
     pub insecure: bool,
 }
 
+impl GlobalArgs {
+    /// The option that tells which broker is meant, or who one is there, where one is given.
+    pub(super) fn broker_option(&self) -> Option<&'static str> {
+        let given = [
+            ("--server", self.server.is_some()),
+            ("--creds", self.creds.is_some()),
+            ("--nkey", self.nkey.is_some()),
+            ("--tls-ca", self.tls_ca.is_some()),
+            ("--context", self.context.is_some()),
+        ];
+        given.into_iter().find_map(|(name, is_given)| is_given.then_some(name))
+    }
+}
+
 /// The environment, taken once.
 #[derive(Debug, Clone, Default)]
 pub struct Env {
@@ -98,6 +112,9 @@ impl Loaded {
         let wanted = global.context.as_deref().or_else(|| env.get("NATS_CONTEXT"));
         let context = match scope {
             Scope::Operator => context::read(env, wanted)?.unwrap_or_default(),
+            Scope::Service if global.context.is_some() => {
+                return Err(CliError::usage("--context is for the operator's verbs; a service reads none"));
+            }
             Scope::Service => NatsContext::default(),
         };
         let mut flags = flags(global, from);
@@ -313,6 +330,8 @@ mod tests {
         let asked = GlobalArgs { context: Some("gone".into()), ..GlobalArgs::default() };
         let error = Loaded::load(&asked, None, &home.env(&[]), Scope::Operator).unwrap_err();
         assert!(error.exit == super::super::exit::ExitCode::Usage && error.message.contains("gone"), "{error:?}");
+        let error = Loaded::load(&asked, None, &home.env(&[]), Scope::Service).unwrap_err();
+        assert!(error.message.contains("--context is for the operator's verbs"), "{error:?}");
     }
 
     #[test]

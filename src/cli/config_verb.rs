@@ -32,6 +32,11 @@ pub(super) fn run(session: &Session, args: &Args) -> Result<ExitCode, CliError> 
     match args.verb {
         ConfigVerb::Check => {
             let files = check_files(&loaded.config, loaded.file.as_deref())?;
+            if session.format == Format::Json {
+                drop(out);
+                output::print_json(&serde_json::json!({ "v": 1, "file": file, "files": files }))?;
+                return Ok(ExitCode::Succeeded);
+            }
             writeln!(out, "ok: {}", file.as_deref().unwrap_or("no file, defaults and environment"))?;
             for file in files {
                 writeln!(out, "ok: {}", file.display())?;
@@ -58,8 +63,10 @@ pub(super) fn run(session: &Session, args: &Args) -> Result<ExitCode, CliError> 
 pub(super) fn check_files(config: &Config, file: Option<&Path>) -> Result<Vec<PathBuf>, CliError> {
     let wrong = |path: &Path, error: &dyn std::fmt::Display| CliError::usage(format!("{}: {error}", path.display()));
     let mut right = Vec::new();
-    for path in [&config.creds, &config.nkey, &config.tls_ca].into_iter().flatten() {
-        std::fs::read(path).map_err(|error| wrong(path, &error))?;
+    for (key, path) in [("creds", &config.creds), ("nkey", &config.nkey), ("tls_ca", &config.tls_ca)] {
+        let Some(path) = path else { continue };
+        std::fs::read(path)
+            .map_err(|error| CliError::usage(format!("{}, which `{key}` names: {error}", path.display())))?;
         right.push(path.clone());
     }
     let beside = file.and_then(Path::parent).map(|folder| folder.join("policy.toml")).filter(|path| path.exists());

@@ -6,6 +6,7 @@
 use super::error::{CliError, chain};
 use super::exit::ExitCode;
 use super::service;
+use super::session::Session;
 use super::up::{self, Part, UpError, connect, describe, find_server, in_contact, show};
 use crate::broker::Broker;
 use crate::model::config::Config;
@@ -47,7 +48,8 @@ pub(super) struct Args {
 }
 
 /// The verb.
-pub(super) async fn verb(args: &Args) -> Result<ExitCode, CliError> {
+pub(super) async fn verb(session: &Session, args: &Args) -> Result<ExitCode, CliError> {
+    up::check_own_broker(session, "demo")?;
     match run(args.keep, service::stop_on_signal()?).await {
         Ok(true) => Ok(ExitCode::Succeeded),
         Ok(false) => Ok(ExitCode::Failed),

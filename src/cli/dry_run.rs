@@ -2,15 +2,18 @@
 
 use super::config::Loaded;
 use super::error::CliError;
+use super::output::Format;
 use super::session::Session;
 use super::{output, quote, say};
 use crate::broker::{Broker, Outgoing};
 use crate::model::config::Config;
-use crate::model::name::{GroupName, Sender, Target};
+use crate::model::id::MessageId;
+use crate::model::name::{GroupName, NodeName, Sender, Target};
 use crate::model::node::Contact;
 use crate::model::subject::Names;
 use crate::model::time::Timestamp;
 use crate::operator::{Draft, Reached, outgoing, reach};
+use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
@@ -66,12 +69,55 @@ impl Members {
     }
 }
 
-/// Prints what would be sent. Talks to nobody.
-pub(super) fn print(loaded: &Loaded, draft: &Draft, members: &Members) -> Result<(), CliError> {
-    print_as(loaded, loaded.sender()?, draft, members)
+/// A message that would be sent.
+#[derive(Serialize)]
+struct DryJson<'a> {
+    v: u32,
+    id: &'a MessageId,
+    to: String,
+    subject: &'a str,
+    /// Whom a group reaches; `null` for a node, and where the broker did not tell.
+    reaches: Option<Vec<ReachedJson<'a>>>,
+    line: String,
 }
 
-/// The same for another sender.
+#[derive(Serialize)]
+struct ReachedJson<'a> {
+    node: &'a NodeName,
+    contact: Contact,
+    heard_at: Option<Timestamp>,
+}
+
+impl<'a> ReachedJson<'a> {
+    fn new(reached: &'a Reached) -> ReachedJson<'a> {
+        let Reached { node, contact, heard_at } = reached;
+        ReachedJson { node, contact: *contact, heard_at: *heard_at }
+    }
+}
+
+/// Prints what would be sent. Talks to nobody.
+pub(super) fn print(session: &Session, loaded: &Loaded, draft: &Draft, members: &Members) -> Result<(), CliError> {
+    let from = loaded.sender()?;
+    match session.format {
+        Format::Table => print_as(loaded, from, draft, members),
+        Format::Json => print_json(loaded, from, draft, members),
+    }
+}
+
+fn print_json(loaded: &Loaded, from: &Sender, draft: &Draft, members: &Members) -> Result<(), CliError> {
+    let names = Names::new(&loaded.config.prefix)?;
+    for to in draft.targets() {
+        let message = outgoing(&names, from, draft, to);
+        let reached = to.group().and_then(|group| members.0.get(group)).map(|(reached, _)| reached);
+        let reaches = reached.map(|all| all.iter().map(ReachedJson::new).collect());
+        let line = line(&message, &connection(loaded)?);
+        let (id, subject) = (&draft.id, message.subject.as_str());
+        output::print_json(&DryJson { v: 1, id, to: to.to_string(), subject, reaches, line })?;
+    }
+    Ok(())
+}
+
+/// In words, for any sender.
 pub(super) fn print_as(loaded: &Loaded, from: &Sender, draft: &Draft, members: &Members) -> Result<(), CliError> {
     let names = Names::new(&loaded.config.prefix)?;
     let mut out = std::io::stdout().lock();

@@ -4,6 +4,7 @@ use super::error::CliError;
 use super::exit::ExitCode;
 use super::history::local;
 use super::output::{self, Format};
+use super::say;
 use super::session::Session;
 use crate::model::error_event::{ErrorEvent, Severity};
 use crate::model::id::StreamSeq;
@@ -62,12 +63,19 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
     let filter = ErrorFilter { node: args.node.clone(), severity };
     let mut log = ErrorLog::open(&broker, filter, args.since, args.follow).await?;
     let mut interrupts = signal(SignalKind::interrupt())?;
+    let mut none = true;
     loop {
         let next = tokio::select! {
             next = log.next() => next?,
             _ = interrupts.recv() => None,
         };
-        let Some(error) = next else { return Ok(ExitCode::Succeeded) };
+        let Some(error) = next else {
+            if none && !args.follow {
+                say(&format!("no such failure in {}", args.since));
+            }
+            return Ok(ExitCode::Succeeded);
+        };
+        none = false;
         match session.format {
             Format::Json => {
                 let StoredError { seq, stored_at, node, event } = &error;

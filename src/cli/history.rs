@@ -46,7 +46,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "WHEN")]
     until: Option<Since>,
     /// The newest so many [default: 50; with --export as many as can be sent again at once].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     limit: Option<u16>,
     /// Write the messages to a new file, for `edgeward replay --file`; `-` writes to stdout.
     #[arg(long, value_name = "FILE")]
@@ -85,12 +85,15 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
         kind: args.kind,
         states: args.state.iter().flat_map(|States(states)| states.clone()).collect(),
         text: args.grep.clone(),
-        limit: args.limit.map_or(usual, usize::from).max(1),
+        limit: args.limit.map_or(usual, usize::from),
     };
     let view = history(&broker, &filter).await?;
     match &args.export {
         Some(file) => write_file(&broker, &view, file).await?,
         None => show(session, &view, &filter)?,
+    }
+    if view.messages().is_empty() && args.export.is_none() {
+        say(&format!("no such message in {}", filter.since));
     }
     if view.messages().len() >= filter.limit {
         say(&format!("the newest {} of {}; --limit shows more", filter.limit, filter.since));

@@ -7,7 +7,7 @@ use super::exit::ExitCode;
 use super::output::{self, Format, age};
 use super::service;
 use super::session::Session;
-use crate::journal::{LookError, OutboxDepth, Picture, Process, RunningTry, look};
+use crate::journal::{JournalError, LookError, OutboxDepth, Picture, Process, RunningTry, look};
 use crate::model::id::{JournalId, MsgRef};
 use crate::model::node::{LaneFacts, LinkNote};
 use crate::model::time::Timestamp;
@@ -78,8 +78,15 @@ pub(super) fn run(session: &Session, args: &Args) -> Result<ExitCode, CliError> 
         LookError::Missing(_) => {
             CliError::usage(error.to_string()).hint("give --state-dir DIR; an agent makes one at its first start")
         }
-        LookError::Journal(_) => CliError::new(ExitCode::Config, format!("{}: {}", folder.display(), chain(&error)))
-            .hint("the next start of the agent moves a damaged journal aside and begins anew"),
+        LookError::Journal(journal) => {
+            let unusable = CliError::new(ExitCode::Config, format!("{}: {}", folder.display(), chain(&error)));
+            match journal {
+                JournalError::Damaged(_) => {
+                    unusable.hint("the next start of the agent moves a damaged journal aside and begins anew")
+                }
+                _ => unusable,
+            }
+        }
     })?;
     if session.format == Format::Json {
         output::print_json(&json(&picture, folder.display().to_string()))?;

@@ -156,7 +156,7 @@ impl Cli {
     async fn dispatch(self) -> Result<ExitCode, CliError> {
         let session = session::Session::new(self.global, self.output);
         match self.verb {
-            Verb::Demo(args) => demo::verb(&args).await,
+            Verb::Demo(args) => demo::verb(&session, &args).await,
             Verb::Up(args) => up::verb(&session, &args).await,
             Verb::Agent(args) => agent::run(&session, &args).await,
             Verb::Hub(args) => hub::run(&session, &args).await,

@@ -63,6 +63,11 @@ pub(super) fn age(at: Timestamp, now: Timestamp) -> String {
     rough(now.since(at))
 }
 
+/// A number of things: `1 node`, `2 nodes`.
+pub(super) fn counted(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 /// One message on one node, as JSON.
 #[derive(Debug, Serialize)]
 pub(super) struct RowJson<'a> {

@@ -111,11 +111,11 @@ async fn list(session: &Session, name: &NodeName, from: Option<&Sender>) -> Resu
     Ok(ExitCode::Succeeded)
 }
 
-/// Old news is said to be old.
+/// How old the news is: also a node in contact tells only now and then.
 fn tell_contact(name: &NodeName, facts: &NodeFacts, now: Timestamp) {
     let age = facts.heard_at().map(|at| output::age(at, now)).unwrap_or_default();
     match facts.contact(now) {
-        Contact::InContact => {}
+        Contact::InContact => say(&format!("what {name} said of itself is {age} old")),
         Contact::Stopped => say(&format!("{name} stopped {age} ago; this is how it was then")),
         Contact::Silent => say(&format!("{name} silent for {age}; this is how it was then")),
         Contact::Never => say(&format!("{name} was never in contact")),

@@ -115,7 +115,7 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
     if args.dry_run {
         let drafts: Vec<_> = messages.iter().map(|repeat| &repeat.draft).collect();
         let members = Members::of(session, &loaded, Some(&broker), &drafts).await;
-        drafts.iter().try_for_each(|draft| dry_run::print(&loaded, draft, &members))?;
+        drafts.iter().try_for_each(|draft| dry_run::print(session, &loaded, draft, &members))?;
         return Ok(ExitCode::Succeeded);
     }
     check_nodes(&broker, messages.iter().map(|repeat| &repeat.draft), args.new).await?;

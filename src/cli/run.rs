@@ -8,7 +8,7 @@ use super::live::{Live, show_end};
 use super::message::{ContentArgs, MessageArgs, draft, find_targets};
 use super::output::{self, Format, RowJson};
 use super::say;
-use super::sending::{check_nodes, store};
+use super::sending::{check_nodes, store, stored_but};
 use super::session::Session;
 use super::watching::{End, Patience, exit_code, tell_end, wait_for};
 use crate::model::name::Target;
@@ -44,7 +44,7 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
     }
     if args.message.dry_run {
         let members = Members::of(session, &loaded, broker.as_ref(), &[&draft]).await;
-        dry_run::print(&loaded, &draft, &members)?;
+        dry_run::print(session, &loaded, &draft, &members)?;
         return Ok(ExitCode::Succeeded);
     }
     let from = loaded.sender()?;
@@ -91,12 +91,6 @@ fn tell_stored(stored: &[(Target, Sent)]) {
 
 fn is_single(draft: &Draft) -> bool {
     matches!(draft.targets()[..], [Target::Node(_)])
-}
-
-/// An error after storing: what became of the message is not known here, but can be asked for.
-fn stored_but(error: CliError, draft: &Draft) -> CliError {
-    let exit = if error.message.is_empty() { error.exit } else { ExitCode::Unknown };
-    CliError { exit, ..error }.hint(format!("the message is stored: edgeward status {}", draft.id))
 }
 
 fn exit(watch: &Watch, end: End, exit_status: bool) -> ExitCode {

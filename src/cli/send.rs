@@ -5,10 +5,12 @@ use super::error::CliError;
 use super::exit::ExitCode;
 use super::message::{ContentArgs, MessageArgs, draft, drafts_in_file, find_targets};
 use super::output::{self, Format};
-use super::sending::{check_nodes, store};
+use super::sending::{check_nodes, store, stored_but};
 use super::session::Session;
 use crate::model::id::{MessageId, StreamSeq};
 use crate::model::message::StreamKind;
+use crate::model::name::Target;
+use crate::operator::Sent;
 use serde::Serialize;
 use std::io::Write;
 use std::path::PathBuf;
@@ -53,7 +55,7 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
     if args.message.dry_run {
         let all: Vec<_> = drafts.iter().collect();
         let members = Members::of(session, &loaded, broker.as_ref(), &all).await;
-        drafts.iter().try_for_each(|draft| dry_run::print(&loaded, draft, &members))?;
+        drafts.iter().try_for_each(|draft| dry_run::print(session, &loaded, draft, &members))?;
         return Ok(ExitCode::Succeeded);
     }
     loaded.sender()?;
@@ -66,14 +68,19 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
     for draft in &drafts {
         let sent = store(&broker, &loaded, draft).await?;
         for (to, sent) in &sent.stored {
-            if session.format == Format::Json {
-                let (stream, seq, again) = (sent.stream, sent.seq, sent.again);
-                output::print_json(&SentJson { v: 1, id: &draft.id, to: to.to_string(), stream, seq, again })?;
-            } else {
-                writeln!(std::io::stdout().lock(), "{}  {}  {to}", draft.id, sent.id_ref())?;
-            }
+            tell(session.format, &draft.id, to, sent).map_err(|error| stored_but(error.into(), draft))?;
         }
         exit = sent.failed.unwrap_or(exit);
     }
     Ok(exit)
+}
+
+fn tell(format: Format, id: &MessageId, to: &Target, sent: &Sent) -> std::io::Result<()> {
+    match format {
+        Format::Json => {
+            let (stream, seq, again) = (sent.stream, sent.seq, sent.again);
+            output::print_json(&SentJson { v: 1, id, to: to.to_string(), stream, seq, again })
+        }
+        Format::Table => writeln!(std::io::stdout().lock(), "{id}  {}  {to}", sent.id_ref()),
+    }
 }

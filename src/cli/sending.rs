@@ -37,7 +37,9 @@ pub(super) async fn check_nodes(
     let (nodes, groups): (Vec<NodeName>, Vec<GroupName>) = (nodes.into_iter().collect(), groups.into_iter().collect());
     let refused = |error: CliError, hint: &str| {
         let message = format!("{}; nothing was sent", error.message);
-        CliError { message, ..error }.hint(hint)
+        let error = CliError { message, ..error };
+        // A broker that does not tell refuses nobody.
+        if error.exit == ExitCode::Usage { error.hint(hint) } else { error }
     };
     known(broker, &nodes).await.map_err(|error| refused(error, "--new sends to a node that is still to come"))?;
     known_groups(broker, &groups).await.map_err(|error| refused(error, "--new sends to it all the same"))
@@ -68,6 +70,9 @@ pub(super) async fn known(broker: &Broker, nodes: &[NodeName]) -> Result<(), Cli
     let mut error = CliError::usage(format!("{} {never}", names.join(", ")));
     for one in unknown.iter().filter(|one| !one.near.is_empty()) {
         error = error.hint(format!("near `{}`: {}", one.node, one.near.join(", ")));
+    }
+    if unknown.iter().any(|one| one.node.as_str() == GroupName::all().as_str()) {
+        error = error.hint("every node is `@all`");
     }
     Err(error.hint("`edgeward nodes` lists the nodes"))
 }
@@ -105,6 +110,12 @@ pub(super) fn judge(deliveries: Vec<Delivery>, repeat: Option<&MessageId>) -> Re
     say(error.text().trim_end());
     result.failed = Some(exit);
     Ok(result)
+}
+
+/// An error after storing: what became of the message is not known here, but can be asked for.
+pub(super) fn stored_but(error: CliError, draft: &Draft) -> CliError {
+    let exit = if error.message.is_empty() { error.exit } else { ExitCode::Unknown };
+    CliError { exit, ..error }.hint(format!("the message is stored: edgeward status {}", draft.id))
 }
 
 fn failure_text(errors: &[(Target, SendError)], first: &SendError) -> String {

@@ -50,6 +50,14 @@ impl NodeArgs {
         let state_dir = state_dir(self.state_dir.as_deref(), session, loaded)?;
         let policy = self.policy.clone().or_else(|| config.agent.policy.clone());
         let policy = read_policy(policy.as_deref(), loaded)?;
+        match policy {
+            Policy::HubOnly => {
+                let path = usual_policy(loaded);
+                tracing::warn!(path = %path.display(), "no policy file: nothing but the hub's own verbs is accepted");
+            }
+            Policy::Open => tracing::info!("no policy file and no credentials: everything is accepted"),
+            Policy::Rules(_) => {}
+        }
         Ok(NodePlace { node, state_dir, policy })
     }
 }
@@ -81,20 +89,19 @@ fn default_state_dir(env: &Env) -> Result<PathBuf, CliError> {
     base.map(|base| base.join("edgeward")).ok_or_else(|| unusable("there is no HOME").hint("give --state-dir DIR"))
 }
 
+/// Where the policy is looked for if nobody says: beside the config file.
+fn usual_policy(loaded: &Loaded) -> PathBuf {
+    loaded.file.as_deref().and_then(Path::parent).unwrap_or(Path::new("/etc/edgeward")).join("policy.toml")
+}
+
 /// The named policy file, else the one beside the config file; where there is none, credentials decide.
 pub(super) fn read_policy(named: Option<&Path>, loaded: &Loaded) -> Result<Policy, CliError> {
-    let beside =
-        loaded.file.as_deref().and_then(Path::parent).unwrap_or(Path::new("/etc/edgeward")).join("policy.toml");
-    let path = named.unwrap_or(&beside);
+    let usual = usual_policy(loaded);
+    let path = named.unwrap_or(&usual);
     match std::fs::read_to_string(path) {
         Ok(text) => Policy::parse(&text).map_err(|error| unusable(format!("{}: {}", path.display(), error.trim_end()))),
         Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
-            if loaded.config.has_credentials() {
-                tracing::warn!(path = %path.display(), "no policy file: nothing but the hub's own verbs is accepted");
-                return Ok(Policy::HubOnly);
-            }
-            tracing::info!("no policy file and no credentials: everything is accepted");
-            Ok(Policy::Open)
+            Ok(if loaded.config.has_credentials() { Policy::HubOnly } else { Policy::Open })
         }
         Err(error) => Err(unusable(format!("{}: {error}", path.display()))),
     }
@@ -112,10 +119,11 @@ pub(super) fn stop_on_signal() -> Result<CancellationToken, CliError> {
     let (mut term, mut int) = signals.map_err(|e| unusable(format!("signals cannot be caught: {e}")))?;
     let told = stop.clone();
     tokio::spawn(async move {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
+        let signal = tokio::select! {
+            _ = term.recv() => "SIGTERM",
+            _ = int.recv() => "SIGINT",
+        };
+        tracing::info!(signal, "told to stop");
         notify(Word::Stopping);
         told.cancel();
     });

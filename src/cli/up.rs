@@ -54,6 +54,7 @@ pub(super) struct Args {
 
 /// The verb.
 pub(super) async fn verb(session: &Session, args: &Args) -> Result<ExitCode, CliError> {
+    check_own_broker(session, "up")?;
     let mut loaded = Loaded::load(&session.global, None, &session.env, Scope::Service)?;
     // What it talks to is its own broker, without credentials.
     loaded.config = local_config(&loaded.config, "");
@@ -61,6 +62,16 @@ pub(super) async fn verb(session: &Session, args: &Args) -> Result<ExitCode, Cli
     let options = UpOptions { config: loaded.config, node, state_dir, policy };
     let ended = run(options, service::stop_on_signal()?).await;
     ended.map(|()| ExitCode::Succeeded).map_err(|error| CliError::new(ExitCode::Failed, chain(&error)))
+}
+
+/// Refuses options for another broker than the verb's own: they would be passed over without a word.
+pub(super) fn check_own_broker(session: &Session, verb: &str) -> Result<(), CliError> {
+    match session.global.broker_option() {
+        Some(option) => {
+            Err(CliError::usage(format!("`edgeward {verb}` has a broker of its own: {option} is for others")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// What to bring up.

@@ -135,7 +135,7 @@ fn wait_text(wait: &Wait, row: &Row<'_>, now: Timestamp) -> String {
             format!("`{node}`, which was never heard; it runs on its first contact")
         }
         Wait::Node { .. } => format!("`{node}`, {}", output::contact_text(row, now)),
-        Wait::Journal { error } => format!("the journal of `{node}`, which cannot be written: {error}"),
+        Wait::Journal { error } => format!("`{node}`, which says: {error}"),
         Wait::Delivery => format!("its way to `{node}`, which is in contact and has not told of it yet"),
         Wait::Process { process } => {
             format!("the process `{process}`, which is stopped on `{node}`; edgeward ps start {node} {process}")
@@ -144,9 +144,12 @@ fn wait_text(wait: &Wait, row: &Row<'_>, now: Timestamp) -> String {
             let since = running_since.map(|at| format!(" for {}", output::age(at, now))).unwrap_or_default();
             let runs = if *running { format!(", which runs{since}") } else { String::new() };
             let head = IdRef::Stored(row.message.at.stream, *head);
-            format!("message {head}{runs}: the head of its lane {lane} ({depth} in it); another --lane would not wait")
+            let depth = depth.map(|depth| format!(" ({depth} in it)")).unwrap_or_default();
+            format!("message {head}{runs}: the head of its lane {lane}{depth}; another --lane would not wait")
         }
-        Wait::Place => format!("a free place among the messages that `{node}` runs at once, or its next status"),
+        Wait::Place => {
+            format!("a free place among the messages that `{node}` runs at once, or its word that it has begun")
+        }
         Wait::Retry { attempt, error } => {
             let error = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
             format!("its next try, after try {attempt} failed{error}")

@@ -95,7 +95,7 @@ pub(super) async fn greet(nodes: &Nodes, hello: &Hello, said_at: Timestamp) -> R
             free
         };
         spec = nodes.change(node, take).await?;
-        tracing::info!(%node, journal = ?spec.journal, "first contact");
+        tracing::info!(%node, journal = spec.journal.map(tracing::field::display), "first contact");
     }
     match spec.journal {
         Some(current) if current != hello.journal => replace_or_refuse(nodes, &spec, current, hello, said_at).await,

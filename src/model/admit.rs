@@ -131,7 +131,12 @@ fn check_allowed(subject: &MsgSubject, body: &[u8], rules: &Rules<'_>) -> Result
             return Err(RecordError::new(Code::Policy, format!("`{method}` is taken from the hub alone")));
         }
     } else if !rules.policy.allows(from, *kind, method) {
-        let text = format!("this node's policy does not allow `{from}` the {kind} `{method}`");
+        let text = match rules.policy {
+            Policy::HubOnly => {
+                format!("this node has no policy file, which would have to allow `{from}` the {kind} `{method}`")
+            }
+            _ => format!("this node's policy does not allow `{from}` the {kind} `{method}`"),
+        };
         return Err(RecordError::new(Code::Policy, text));
     }
     let Some(facts) = facts else {
@@ -274,6 +279,7 @@ mod tests {
         assert!(judge("fleet.msg.n1.control.hub.result", &[], b"{}", &Policy::HubOnly).is_ok());
         let rejected = judge("fleet.msg.n1.command.hub.shell", &[], b"x", &Policy::HubOnly).unwrap_err();
         assert_eq!(rejected.error.code, Code::Policy);
+        assert!(rejected.error.message.contains("no policy file"), "{}", rejected.error.message);
     }
 
     proptest! {

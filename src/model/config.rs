@@ -204,7 +204,9 @@ impl Config {
             layers = layers.set_override(*key, value.as_str()).map_err(|e| BadConfig(e.to_string()))?;
         }
         let merged = layers.build().map_err(|e| BadConfig(e.to_string()))?;
-        let mut config: Config = merged.try_deserialize().map_err(|e| BadConfig(e.to_string()))?;
+        // The file was right alone, so this is about what lies over it.
+        let over_file = |e| BadConfig(format!("environment (EDGEWARD_…) or options: {e}"));
+        let mut config: Config = merged.try_deserialize().map_err(over_file)?;
         // An empty path takes back what a lower layer says.
         let empty = |path: &mut PathBuf| path.as_os_str().is_empty();
         config.creds.take_if(empty);
@@ -322,7 +324,9 @@ mod tests {
     #[test]
     fn a_typo_in_the_environment_names_the_variable() {
         let error = Config::load(&sources("", &[("EDGEWARD_FORM", "x")], vec![])).unwrap_err();
-        assert!(error.0.contains("form"), "{error}");
+        assert!(error.0.contains("form") && error.0.contains("environment"), "{error}");
+        let error = Config::load(&sources("", &[("EDGEWARD_AGENT__INTERVAL", "x")], vec![])).unwrap_err();
+        assert!(error.0.contains("agent.interval") && error.0.contains("environment"), "{error}");
         assert!(Config::load(&sources("", &[("EDGEWARD_LOG", "debug")], vec![])).is_ok());
     }
 

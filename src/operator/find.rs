@@ -100,6 +100,10 @@ pub(super) async fn message_at(
     stream: StreamKind,
     seq: StreamSeq,
 ) -> Result<Option<Message>, BrokerError> {
+    // Streams count from 1, and the broker takes 0 for no sequence at all.
+    if seq == StreamSeq(0) {
+        return Ok(None);
+    }
     let raw = broker.get(&broker.names().stream(stream), seq).await?;
     Ok(raw.map(|raw| Message::read(broker.names(), stream, &raw)))
 }

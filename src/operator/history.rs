@@ -12,6 +12,7 @@ use super::row::Row;
 use super::targets::resolve;
 use super::view::View;
 use crate::broker::{Broker, BrokerError, From as Begin, RawMessage};
+use crate::model::admit::is_mark;
 use crate::model::id::{MessageId, StreamSeq};
 use crate::model::message::{Kind, StreamKind};
 use crate::model::name::{MethodName, NodeName, Sender, Target};
@@ -190,7 +191,9 @@ fn subject(broker: &Broker, filter: &HistoryFilter, stream: StreamKind) -> Optio
 
 impl HistoryFilter {
     fn wants(&self, message: &Message, raw: &RawMessage) -> bool {
-        self.method.as_ref().is_none_or(|method| message.method == method.as_str())
+        let all = self.kind.is_some() || self.from.is_some() || self.method.is_some();
+        (all || !is_hubs_mark(message))
+            && self.method.as_ref().is_none_or(|method| message.method == method.as_str())
             && self.text.as_ref().is_none_or(|text| has_text(&raw.body, text))
     }
 
@@ -198,6 +201,11 @@ impl HistoryFilter {
     pub fn wants_row(&self, row: &Row<'_>) -> bool {
         self.states.is_empty() || self.states.contains(&row.state)
     }
+}
+
+/// A join or leave as the events' stream has it: control in all but its kind, and told only where it is asked for.
+fn is_hubs_mark(message: &Message) -> bool {
+    message.from == Sender::hub().as_str() && message.kind.is_some_and(|kind| is_mark(kind, &message.method))
 }
 
 fn has_text(body: &[u8], text: &str) -> bool {

@@ -11,6 +11,7 @@ mod errors;
 mod export;
 mod find;
 mod history;
+mod lane;
 mod message;
 mod nodelist;
 mod nodes;

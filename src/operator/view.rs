@@ -51,6 +51,8 @@ pub struct View {
     members: HashMap<MsgRef, Members>,
     /// Messages for which a cancel is stored that their node has not answered.
     cancels: HashSet<MsgRef>,
+    /// What the streams tell of heads of lanes, by the message and node that may wait behind them.
+    heads: HashMap<(MsgRef, String), Option<Behind>>,
     now: Timestamp,
     /// When the oldest record was stored, where older ones have been dropped.
     records_begin: Option<Timestamp>,
@@ -66,6 +68,7 @@ impl View {
             nodes: HashMap::new(),
             members: HashMap::new(),
             cancels: HashSet::new(),
+            heads: HashMap::new(),
             now: Timestamp::from_nanos(0),
             records_begin: None,
         }
@@ -117,6 +120,16 @@ impl View {
     /// Takes in which messages have a cancel that is not answered.
     pub fn set_cancels(&mut self, cancels: HashSet<MsgRef>) {
         self.cancels = cancels;
+    }
+
+    /// Takes in behind which message one waits on a node, or that there is none; it weighs more than the node's status.
+    pub(super) fn set_head(&mut self, at: MsgRef, node: String, behind: Option<Behind>) {
+        self.heads.insert((at, node), behind);
+    }
+
+    /// Forgets what [`View::set_head`] told.
+    pub(super) fn clear_heads(&mut self) {
+        self.heads.clear();
     }
 
     /// Takes in a record about `about`, stored at `seq` under a subject with this node.
@@ -195,7 +208,10 @@ impl View {
                 None => (!state.is_terminal()).then_some(Contact::Never),
             },
             heard_at: known.and_then(NodeFacts::heard_at),
-            behind: known.filter(|_| waits).and_then(|facts| behind(message, facts)),
+            behind: known.filter(|_| waits).and_then(|facts| match self.heads.get(&(message.at, node.clone())) {
+                Some(head) => *head,
+                None => behind(message, facts),
+            }),
             node,
         }
     }

@@ -6,6 +6,7 @@
 use super::cancel::CancelReader;
 use super::error::OperatorError;
 use super::find::{Call, message_at};
+use super::lane::find_heads;
 use super::message::Message;
 use super::nodes::{statuses, stream_facts};
 use super::pages::each_message;
@@ -130,6 +131,7 @@ impl Watch {
         for (node, facts) in statuses(&self.broker, &self.view.open_nodes()).await? {
             self.view.set_node(node, facts);
         }
+        find_heads(&self.broker, &mut self.view).await?;
         self.due = false;
         self.read_at = Some(Instant::now());
         Ok(())

@@ -93,8 +93,8 @@ pub enum Wait {
         running: bool,
         /// Since when, where the node told.
         running_since: Option<Timestamp>,
-        /// Messages in the lane.
-        depth: u64,
+        /// Messages in the lane, where the node told.
+        depth: Option<u64>,
     },
     /// A free place among the messages that the node runs at once.
     Place,
@@ -292,8 +292,7 @@ fn turn(row: &Row<'_>, facts: Option<&NodeFacts>) -> Option<Wait> {
         (State::Queued | State::Delivered, Some(behind)) => {
             let lane = row.message.lane_text();
             let lanes = status.and_then(|s| s.lanes.as_ref());
-            let depth =
-                lanes.and_then(|all| all.iter().find(|facts| facts.lane == lane)).map_or(0, |facts| facts.depth);
+            let depth = lanes.and_then(|all| all.iter().find(|facts| facts.lane == lane)).map(|facts| facts.depth);
             Some(Wait::Lane { lane, head: behind.head.seq, running: behind.running, running_since: None, depth })
         }
         (State::Queued, None) => in_contact.then_some(Wait::Delivery),
@@ -366,7 +365,7 @@ mod tests {
         };
         let lanes = r#"{"v":1,"node":"n1","lanes":[{"lane":"command.ops.shell","depth":3,"head":4,"running":true}]}"#;
         let lane = "command.ops.shell".to_owned();
-        let wait = Wait::Lane { lane, head: StreamSeq(4), running: true, running_since: None, depth: 3 };
+        let wait = Wait::Lane { lane, head: StreamSeq(4), running: true, running_since: None, depth: Some(3) };
         assert_eq!(waits_of(behind, Some(&facts(SPEC, lanes))), [wait]);
         let stopped = r#"{"v":1,"node":"n1","processes":[{"name":"shell","state":"stopped"}],"journal_error":"full"}"#;
         let held = [Wait::Journal { error: "full".to_owned() }, Wait::Process { process: "shell".to_owned() }];

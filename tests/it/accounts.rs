@@ -288,6 +288,8 @@ async fn what_one_may_not_is_said_at_once_and_by_name() {
     let cli = Cli::edgeward(&fleet.broker.url()).within(AT_ONCE);
     let said = cli.run(&["nodes", "--nkey", &stranger]).await.exits(2);
     assert!(said.stderr.contains("does not accept these credentials"), "{said:?}");
+    let said = cli.run(&["nodes"]).await.exits(2);
+    assert!(said.stderr.contains("wants credentials, and there are none"), "{said:?}");
 
     // Services go on trying, since rights can be put right, and say what is wrong.
     let url = fleet.broker.url();

@@ -106,6 +106,8 @@ async fn term_without_a_link_does_not_wait_for_one() {
     fleet.agent("ship1").signal(Signal::TERM);
     let status = fleet.agent("ship1").exited(Duration::from_secs(4)).await;
     assert_eq!(status.code(), Some(0));
+    let said = fleet.agent("ship1").stderr();
+    assert!(said.contains("told to stop") && said.contains("SIGTERM"), "{said}");
     // What it could not say it says at the next start.
     fleet.broker.server.restart().await.unwrap();
     fleet.start_agent("ship1").await;

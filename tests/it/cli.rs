@@ -184,6 +184,8 @@ async fn unknown_nodes_are_refused_with_what_is_near() {
     let cli = fleet.cli();
     let said = cli.run(&["send", "shp1", "true"]).await.exits(2);
     assert!(said.stderr.contains("`shp1` was never seen") && said.stderr.contains("near `shp1`: ship1"), "{said:?}");
+    let said = cli.run(&["send", "all", "true"]).await.exits(2);
+    assert!(said.stderr.contains("hint: every node is `@all`\n"), "{said:?}");
     let said = cli.run(&["run", "ghost", "true", "--new"]).await.exits(3);
     assert!(said.stderr.contains("ghost never heard; stored as "), "{said:?}");
     let said = cli.run(&["run", "ship1", "uname", "-a"]).await.exits(2);
@@ -212,7 +214,11 @@ async fn lists_show_nodes_messages_and_failures() {
         history.iter().map(|row| (row["method"].as_str().unwrap(), row["state"].as_str().unwrap())).collect();
     assert_eq!(states, [("shell", "failed"), ("ping", "succeeded")]);
     assert_eq!(objects(&cli.run(&["history", "-m", "ping", "-o", "json"]).await.ok()).len(), 1);
-    assert!(cli.run(&["history", "--from", "nobody"]).await.ok().is_empty());
+    let said = cli.run(&["history", "--from", "nobody"]).await.exits(0);
+    assert_eq!((said.stdout.as_str(), said.stderr.as_str()), ("", "no such message in the last 24 h\n"));
+    let said = cli.run(&["errors", "--severity", "critical"]).await.exits(0);
+    assert_eq!((said.stdout.as_str(), said.stderr.as_str()), ("", "no such failure in the last 24 h\n"));
+    cli.run(&["history", "--limit", "0"]).await.exits(2);
     assert!(cli.run(&["history", "--limit", "1"]).await.exits(0).stderr.contains("--limit shows more"));
 
     let event =
@@ -235,11 +241,18 @@ async fn without_a_broker_or_streams_nothing_is_stored_and_it_says_so() {
     let said = cli.run(&["send", "ship1", "true", "--new"]).await.exits(8);
     assert!(said.stderr.contains("edgeward init"), "{said:?}");
     cli.run(&["nodes"]).await.exits(8);
+    let said = cli.run(&["send", "ship1", "true"]).await.exits(8);
+    assert!(said.stderr.contains("; nothing was sent") && !said.stderr.contains("--new"), "{said:?}");
     cli.run(&["send", "ship1", "true", "--server", "nats://127.0.0.1:1"]).await.exits(8);
     let said = cli.run(&["send", "ship1", "true", "--server", "nats://192.0.2.1:4222"]).await.exits(2);
     assert!(said.stderr.contains("no credentials"), "{said:?}");
     let said = Cli::edgeward(&broker.url()).env("EDGEWARD_FORM", "x").run(&["config", "check"]).await.exits(2);
     assert!(said.stderr.contains("form"), "{said:?}");
+    for made in [6, 0] {
+        let said = cli.run(&["init"]).await.exits(0);
+        assert_eq!(said.stderr.lines().filter(|line| line.ends_with(": made")).count(), made, "{said:?}");
+        assert_eq!(said.stdout.lines().filter(|line| line.ends_with(": as wanted")).count(), 6, "{said:?}");
+    }
     assert!(cli.run(&["config", "show"]).await.ok().contains("from = \"ops\""));
     assert!(cli.run(&["completions", "bash"]).await.ok().contains("edgeward"));
 }

@@ -74,6 +74,7 @@ async fn rights_are_tried_as_the_user_that_one_is() {
     let doctor = async |key: &str, who: &[&str]| {
         let key = accounts::key(key);
         let said = cli.run(&[&["doctor", "--nkey", &key, "--state-dir", state, "-o", "json"], who].concat()).await;
+        assert!(said.stderr.is_empty(), "what is found is found on stdout: {said:?}");
         (said.code, findings(&said))
     };
     let (code, all) = doctor("ship1", &["--node", "ship1"]).await;

@@ -21,6 +21,11 @@ async fn what_waited_for_a_hub_is_dealt_with_when_it_is_back() {
     let too_early = fleet.publish(WEB, &[], "").await;
     let late = Process::agent("ship3", &fleet.broker.url());
     fleet.add("ship3", late);
+    wait_until(SOON, "the agent to say that it waits", async || {
+        let said = fleet.agent("ship3").stderr();
+        if said.contains("still waiting for the hub") { Ok(()) } else { Err(said) }
+    })
+    .await;
 
     fleet.hub.start();
     wait_until(SOON, "ship3 to be in contact", async || fleet.status("ship3").await.ok_or("no status")).await;

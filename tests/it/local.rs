@@ -87,6 +87,12 @@ async fn a_killed_up_leaves_no_broker_and_goes_on_where_it_was() {
 async fn the_demo_comes_out_right_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let cli = Cli::edgeward("nats://127.0.0.1:1").env("TMPDIR", folder.path().to_str().unwrap());
+    for verb in ["demo", "up"] {
+        let said = cli.run(&[verb, "--server", "nats://127.0.0.1:1"]).await.exits(2);
+        assert!(said.stderr.contains("has a broker of its own: --server is for others"), "{said:?}");
+    }
+    let said = cli.run(&["agent", "--context", "work"]).await.exits(78);
+    assert!(said.stderr.contains("--context is for the operator's verbs"), "{said:?}");
     let said = cli.within(Duration::from_secs(60)).run(&["demo"]).await.ok();
     for part in [
         "6 x 7 is 42 on ship1",

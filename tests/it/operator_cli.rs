@@ -54,6 +54,7 @@ async fn each_exit_code_has_a_case() {
         (2, &["run", "ship1", "true", "--timeout", "5"]),
         (2, &["run", "", "true"]),
         (2, &["wait", "4711"]),
+        (2, &["wait", "0"]),
         (3, &["run", "ship1", "sleep 10", "--lane", "a", "--wait", "100ms"]),
         (3, &["wait", "last", "--for", "1ms"]),
         (7, &["run", "ship1", "-m", "no-such", "x"]),
@@ -111,6 +112,11 @@ async fn output_is_bytes_on_a_pipe_and_objects_for_machines() {
         (&["nodes"], 2),
         (&["errors"], 1),
         (&["config", "show"], 1),
+        (&["config", "check"], 1),
+        (&["init", "--diff"], 6),
+        (&["run", "ship1,@all", "true", "--dry-run"], 2),
+        (&["send", "ship1", "true", "--dry-run"], 1),
+        (&["replay", "last", "--dry-run"], 2),
     ] {
         let said = cli.run(&[args, &["-o", "json"]].concat()).await;
         let objects = objects(&said.stdout);
@@ -138,6 +144,11 @@ async fn a_reader_that_has_seen_enough_ends_it_quietly() {
         let mut lines: Vec<&str> = said.lines().collect();
         lines.retain(|line| *line != "x");
         assert!(matches!(lines[..], ["1", "0"]), "{verb}: {said}");
+    }
+    // Where the output cannot be written the message is stored all the same.
+    for verb in ["run ship1 'echo x'", "send ship1 true"] {
+        let said = sh.run(&["-c", &format!("edgeward {verb} > /dev/full")]).await.exits(6);
+        assert!(said.stderr.contains("the message is stored: edgeward status "), "{verb}: {said:?}");
     }
 }
 

@@ -178,6 +178,43 @@ async fn why_tells_the_way_of_a_message_and_what_it_waits_for() {
     assert!(said.contains("`ghost`, which was never heard"), "{said}");
 }
 
+/// Between two beats no status tells of a lane; the records of the message that holds it do.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_message_waits_behind_is_told_before_the_next_status() {
+    let broker = TestBroker::start().await;
+    let agent = Process::agent("ship1", &broker.url()).env("EDGEWARD_AGENT__INTERVAL", "1h");
+    let mut fleet = Fleet::at(broker, &[]).await;
+    fleet.add("ship1", agent);
+    let cli = fleet.cli();
+    wait_until(SOON, "contact", async || cli.run(&["nodes"]).await.stdout.contains("in contact")).await;
+    cli.run(&["node", "ship1", "--groups", "web"]).await.ok();
+    wait_until(SOON, "the join", async || {
+        let said = cli.run(&["node", "ship1"]).await.ok();
+        if said.contains("member") { Ok(()) } else { Err(said) }
+    })
+    .await;
+    // The join lies in the events' stream, too; it is nobody's message, and told only where it is asked for.
+    assert!(!cli.run(&["history"]).await.ok().contains("member"));
+    assert!(cli.run(&["history", "--from", "hub"]).await.ok().contains(r#"{"join":"web"}"#));
+
+    let first = fleet.publish("fleet.msg.@web.command.ops.shell", &[], "sleep 60").await.seq.to_string();
+    status(&cli, &first, "running").await;
+    // One that is over without having begun says nothing of the lane.
+    fleet.publish("fleet.msg.ship1.command.ops.shell", &[("Fleet-Nonsense", "1")], "true").await;
+    let second = fleet.publish("fleet.msg.ship1.command.ops.shell", &[], "true").await.seq.to_string();
+    let elsewhere = fleet.publish("fleet.msg.ship1.command.ops.shell.other", &[], "sleep 60").await.seq.to_string();
+    status(&cli, &elsewhere, "running").await;
+    let said = cli.run(&["status", &second]).await.exits(3).stdout;
+    assert!(said.contains(&format!("behind {first}, which runs")), "{said}");
+    let said = cli.run(&["why", &second]).await.ok();
+    assert!(line(&said, "waits for").contains(&format!("message {first}, which runs for ")), "{said}");
+    let said = cli.run(&["run", "ship1", "true", "--wait", "1s"]).await.exits(3).stderr;
+    assert!(said.contains(&format!("behind {first}, running ")), "{said}");
+    cli.run(&["cancel", &first]).await.ok();
+    cli.run(&["wait", &second, "--for", "20s"]).await.ok();
+    cli.run(&["cancel", &elsewhere]).await.ok();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn run_on_several_nodes_adds_up_and_says_how_to_go_on() {
     let mut fleet = Fleet::start(&["ship1", "ship2"]).await;

@@ -27,6 +27,8 @@ async fn stopped_processes_keep_their_messages_across_a_kill() {
     })
     .await;
     assert!(shown.lines().any(|line| line.starts_with("ping") && line.contains("running")), "{shown}");
+    let said = cli.run(&["ps", "ship1"]).await;
+    assert!(said.stderr.starts_with("what ship1 said of itself is ") && said.stderr.ends_with(" old\n"), "{said:?}");
 
     fleet.agent("ship1").kill();
     fleet.start_agent("ship1").await;

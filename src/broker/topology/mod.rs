@@ -65,7 +65,8 @@ impl StreamPlan {
         }
     }
 
-    fn needs_work(&self) -> bool {
+    /// True where it has to be made or changed.
+    pub fn needs_work(&self) -> bool {
         matches!(self.standing, Standing::Missing { .. })
             || self.differences().iter().any(|d| d.handling == Handling::Change)
     }

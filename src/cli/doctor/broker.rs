@@ -2,6 +2,7 @@
 
 use super::super::config::Loaded;
 use super::super::error::CliError;
+use super::super::output::counted;
 use super::{Finding, Who};
 use crate::broker::{Broker, BrokerError, ConnectOptions, Outgoing, PublishError, topology};
 use crate::model::message::StreamKind;
@@ -135,7 +136,7 @@ async fn node(broker: &Broker, who: &Who) -> Vec<Finding> {
 async fn operator(broker: &Broker, who: &Who) -> Vec<Finding> {
     let name = who.name();
     let read = match crate::operator::nodes(broker).await {
-        Ok(nodes) => Finding::ok("rights", format!("{name} may read; {} nodes", nodes.len())),
+        Ok(nodes) => Finding::ok("rights", format!("{name} may read; {} known", counted(nodes.len(), "node"))),
         Err(error) => denied("rights", &super::super::error::chain(&error), name),
     };
     let subject = format!("{}.msg.doctor.control.{name}.cancel", broker.names().prefix());
@@ -161,7 +162,7 @@ async fn may_publish(broker: &Broker, subjects: &[String], name: &str) -> Findin
             }
         }
     }
-    Finding::ok("rights", format!("{name} may publish what is its own ({} subjects tried)", subjects.len()))
+    Finding::ok("rights", format!("{name} may publish what is its own ({} tried)", counted(subjects.len(), "subject")))
 }
 
 fn denied(check: &'static str, found: &str, name: &str) -> Finding {

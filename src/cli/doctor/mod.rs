@@ -150,7 +150,7 @@ fn config(loaded: &Loaded) -> Vec<Finding> {
         ));
     }
     findings.push(match service::read_policy(loaded.config.agent.policy.as_deref(), loaded) {
-        Ok(Policy::Rules(rules)) => Finding::ok("policy", format!("{} rules", rules.len())),
+        Ok(Policy::Rules(rules)) => Finding::ok("policy", output::counted(rules.len(), "rule")),
         Ok(Policy::Open) => Finding::ok("policy", "no file and no credentials: a node here accepts everything"),
         Ok(Policy::HubOnly) => Finding::note(
             "policy",
