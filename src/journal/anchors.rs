@@ -87,7 +87,10 @@ impl Journal {
                     set_position(connection, at, 0)?;
                 }
                 if let Some(until) = known_until {
-                    meta::put(connection, known_key(stream), &until.nanos().to_string())?;
+                    // What counts as taken once does so for good.
+                    let before = meta::get(connection, known_key(stream))?.and_then(|text| text.parse().ok());
+                    let until = before.map_or(until.nanos(), |before: i64| before.max(until.nanos()));
+                    meta::put(connection, known_key(stream), &until.to_string())?;
                 }
                 records::mark(connection, stream, agreed.map_or(StreamSeq(0), |at| at.seq))?;
                 outbox::add(connection, &reports)

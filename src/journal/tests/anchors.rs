@@ -98,6 +98,14 @@ async fn what_was_found_is_kept_in_one_commit() {
     // From the agreed one on the rows above it are not the way back, but the first to be looked at.
     assert_eq!(earlier(&journal, &reach(1, &["n1"]), 1).await, Some((6, 1)));
     assert_eq!(take(&journal, vec![to(5, "n1")]).await, [Taken::Known], "and are known");
+    let earlier_time = Changed {
+        stream: StreamKind::Commands,
+        agreed: None,
+        known_until: Some(Timestamp::from_nanos(4)),
+        reports: vec![],
+    };
+    journal.stream_changed(earlier_time).await.unwrap();
+    assert_eq!(journal.known_until(StreamKind::Commands).await.unwrap(), until, "what counts as taken stays so");
 }
 
 #[tokio::test]
