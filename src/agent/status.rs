@@ -241,7 +241,7 @@ impl Writer {
 
     async fn status(&self, beat: u64, facts: Facts, stopped: bool) -> Result<Status, JournalError> {
         let node = &self.node;
-        let Facts { lanes, processes, .. } = facts;
+        let Facts { lanes, processes, depth, .. } = facts;
         let now = node.clock.now();
         let uptime = uptime();
         Ok(Status {
@@ -261,6 +261,7 @@ impl Writer {
             labels: Some(node.config.agent.labels.clone()),
             processes: Some(with_history(node, processes).await?),
             lanes: Some(with_heads(node, lanes).await?),
+            depth: Some(depth),
             journal_rows: Some(node.journal.row_count().await?),
             outbox: Some(node.journal.outbox_len().await?),
             journal_error: None,

@@ -126,6 +126,10 @@ fn cells(process: &ProcessFacts, status: Option<&Status>, now: Timestamp) -> [St
     let lanes = status.and_then(|status| status.lanes.as_deref()).unwrap_or_default();
     let of_it = lanes.iter().filter(|lane| lane.lane.split('.').nth(2) == Some(process.name.as_str()));
     let waiting: u64 = of_it.map(|lane| lane.depth - u64::from(lane.running).min(lane.depth)).sum();
+    // A status has the fullest lanes only: what waits in the others may be any process's.
+    let told: u64 = lanes.iter().map(|lane| lane.depth).sum();
+    let is_all = status.and_then(|status| status.depth).is_none_or(|depth| depth <= told);
+    let waiting = if is_all { waiting.to_string() } else { format!("{waiting} or more") };
     let state = match &process.stopped_by {
         Some(by) => format!("{} by {by}", process.state),
         None => process.state.clone(),
@@ -135,8 +139,7 @@ fn cells(process: &ProcessFacts, status: Option<&Status>, now: Timestamp) -> [St
         format!("{age} ago  {error}")
     });
     let ProcessFacts { name, running, failures, restarts, .. } = process;
-    let numbers = [u64::from(*running), waiting, *failures, *restarts].map(|number| number.to_string());
-    let [running, waiting, failures, restarts] = numbers;
+    let [running, failures, restarts] = [u64::from(*running), *failures, *restarts].map(|number| number.to_string());
     [name.clone(), state, running, waiting, failures, restarts, error.unwrap_or_default()]
 }
 
@@ -166,4 +169,23 @@ fn show(format: Format, row: &Row<'_>, watch: &Watch) -> Result<(), CliError> {
     }
     output::verdict(row, watch.view().now()).iter().for_each(|line| say(line));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_in_lanes_that_are_not_told_is_not_left_out() {
+        let waiting = |depth: &str| {
+            let lanes =
+                r#"[{"lane":"command.ops.shell.a","depth":3,"running":true},{"lane":"event.ops.log","depth":2}]"#;
+            let status = format!(r#"{{"v":1,"node":"n","lanes":{lanes}{depth}}}"#);
+            let status: Status = serde_json::from_str(&status).unwrap();
+            cells(&ProcessFacts::new("shell", false, 1), Some(&status), Timestamp::from_nanos(0))[3].clone()
+        };
+        assert_eq!(waiting(""), "2", "a node of an older release does not tell");
+        assert_eq!(waiting(r#","depth":5"#), "2");
+        assert_eq!(waiting(r#","depth":9"#), "2 or more");
+    }
 }

@@ -304,6 +304,9 @@ pub struct Status {
     /// The fullest lanes, 32 at most.
     #[serde(default)]
     pub lanes: Option<Vec<LaneFacts>>,
+    /// Messages in all its lanes, running ones too, also in those that `lanes` has no room for.
+    #[serde(default)]
+    pub depth: Option<u64>,
     /// Rows in the journal.
     #[serde(default)]
     pub journal_rows: Option<u64>,

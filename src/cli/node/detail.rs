@@ -229,5 +229,10 @@ mod tests {
                 "processes":[{"name":"shell","state":"running","running":1}]}"#,
         );
         assert_eq!(on_it(&busy), "2 queued, 1 running, 2 to be told");
+        let full = facts(
+            r#"{"v":1,"node":"n","depth":40,"lanes":[{"lane":"command.ops.shell","depth":3,"running":true}],
+                "processes":[{"name":"shell","state":"running","running":1}]}"#,
+        );
+        assert_eq!(on_it(&full), "39 queued, 1 running", "also what is in lanes that are not told one by one");
     }
 }
