@@ -2,8 +2,9 @@
 //!
 //! Prints one table, a row per number of nodes: how long until all had joined; until the last ack of a message to each and of
 //! one to `@all`; the most memory of the command line in these two; `status` of the latter; the resident memory of broker and
-//! hub, the hub's before and after ten more messages to all; and how long until every node read again after the broker was
-//! killed and started anew. The nodes are light ones (`tests/it/harness/light.rs`), all in this process;
+//! hub, the hub's before and after ten more messages to all; how long until every node read again after the broker was
+//! killed and started anew; and, at another broker, how long the same stream operations as those of the two messages take by
+//! async-nats alone (`raw`). The nodes are light ones (`tests/it/harness/light.rs`), all in this process;
 //! broker, hub and command line are the real programs, each measured from outside. Needs a descriptor for each node
 //! (`ulimit -n`).
 //!
@@ -13,8 +14,10 @@
 
 #[path = "../../tests/it/harness/mod.rs"]
 mod harness;
+mod raw;
 
 use harness::{Cli, Fleet, LightNodes, Process, TestBroker, wait_until};
+use raw::RawNodes;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -30,11 +33,25 @@ async fn main() {
     if numbers.is_empty() {
         numbers = vec![100, 1000, 10_000];
     }
-    let head =
-        ["nodes", "joined", "each: last ack", "all: last ack", "CLI", "status", "broker", "hub", "back after restart"];
-    let mut rows: Vec<[String; 9]> = Vec::new();
+    let head = [
+        "nodes",
+        "joined",
+        "each: last ack",
+        "all: last ack",
+        "CLI",
+        "status",
+        "broker",
+        "hub",
+        "back after restart",
+        "raw: each",
+        "raw: all",
+    ];
+    let mut rows: Vec<[String; 11]> = Vec::new();
     for nodes in numbers {
-        rows.push(measure(nodes).await);
+        let raw = measure_raw(nodes).await;
+        let [nodes, joined, each, all, cli, status, broker, hub, back] = measure(nodes).await;
+        let [raw_each, raw_all] = raw.map(seconds);
+        rows.push([nodes, joined, each, all, cli, status, broker, hub, back, raw_each, raw_all]);
     }
     println!();
     for row in [head.map(str::to_owned)].iter().chain(&rows) {
@@ -42,12 +59,29 @@ async fn main() {
     }
 }
 
-async fn measure(count: usize) -> [String; 9] {
+async fn quiet_fleet() -> Fleet {
     let broker = TestBroker::with(|options| options.sync_always = false).await;
     let mut fleet = Fleet::at(broker, &[]).await;
     // Its lines about each node are no part of what is measured.
     fleet.hub.set_env("EDGEWARD_LOG", "warn");
     fleet.hub.restart();
+    fleet
+}
+
+/// The messages to each and to all without edgeward, on streams and consumers that are as its own.
+async fn measure_raw(count: usize) -> [Duration; 2] {
+    let mut fleet = quiet_fleet().await;
+    let url = fleet.broker.url();
+    let nodes = LightNodes::start(&url, count).await;
+    let names = nodes.names.clone();
+    drop(nodes);
+    fleet.hub.kill();
+    let nodes = RawNodes::start(&url, names).await;
+    [nodes.each("each").await, nodes.all("all").await]
+}
+
+async fn measure(count: usize) -> [String; 9] {
+    let mut fleet = quiet_fleet().await;
     let url = fleet.broker.url();
     let began = Instant::now();
     let nodes = LightNodes::start(&url, count).await;

@@ -35,9 +35,8 @@ impl Nodes {
         let relied_on: Vec<Target> = spec.groups_relied_on().map(Target::Group).collect();
         let ensured = self.broker().ensure_consumer(stream, node, start, &targets, &relied_on).await?;
         let Ensured::Differs { lacking, ack_floor } = ensured else { return Ok(ensured) };
-        let groups = |targets: &[Target]| targets.iter().filter_map(Target::group).cloned().collect::<Vec<GroupName>>();
-        let found: Vec<Target> = relied_on.iter().filter(|target| !lacking.contains(target)).cloned().collect();
-        let (lacking, found) = (groups(&lacking), groups(&found));
+        let (lacking, found): (Vec<GroupName>, Vec<GroupName>) =
+            spec.groups_relied_on().partition(|group| lacking.contains(&Target::Group(group.clone())));
         if !lacking.is_empty() {
             tracing::warn!(%node, ?stream, groups = ?lacking, "its consumer was without groups that it is in");
         }
