@@ -307,7 +307,7 @@ impl Dispatcher {
         }
         let held = self.lanes.is_held() && lane.kind == Kind::Command || self.lanes.is_stopped(&lane.method);
         let start = is_free && !held && self.lanes.has_room_for(*starting + 1);
-        if start && let Some(ended) = worker::at_once(&self.node, &admitted, &message.body, now) {
+        if start && let Some(ended) = worker::at_once(&self.node, &admitted, now) {
             // What comes behind it finds the lane as free.
             lanes_here.remove(&lane);
             return (self.arrival(message, &admitted, Door::AtOnce(ended), now), Judged::Over);

@@ -10,8 +10,12 @@
 //! The mark is inode, time of change and hash of the content; a rename keeps them, so that a crash between any two steps
 //! neither loses nor doubles a message, while equal text written later is a new one. Text that is not yet complete JSON
 //! is waited for.
+//!
+//! The folder is watched, so that a file is seen as it is written, and at rest nothing runs. What the watch cannot see is
+//! found by looking: often while a file is being written, else now and then.
 
 use super::node::Node;
+use super::watch::Watch;
 use crate::journal::{Class, Key, Report};
 use crate::killpoint::{Point, here};
 use crate::model::error_event::{Code, Severity};
@@ -30,8 +34,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio_util::sync::CancellationToken;
 
-/// How often the folder is looked at; two system calls each time.
-const LOOK: Duration = Duration::from_millis(250);
+/// How often the folder is looked at whatever the watch tells; two system calls each time.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// How often while a file is being written.
+const LOOK_SOON: Duration = Duration::from_millis(250);
 
 /// How long text that is not complete may stay unchanged before it counts as bad.
 const COMPLETE_WITHIN: Duration = Duration::from_secs(2);
@@ -42,21 +49,37 @@ const REPLAY_ROOM: usize = 4096;
 /// Watches the file until `stop`.
 pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
     let files = Files::new(node.journal.folder());
+    // Before the first look: what comes behind that is told.
+    let watch = Watch::new(node.journal.folder());
     let mut complaint = String::new();
     loop {
-        if let Err(error) = look(&node, &files).await {
-            // Said once, not four times a second.
-            if complaint != error.to_string() {
-                complaint = error.to_string();
-                tracing::error!(path = %files.inmsg.display(), %error, "inmsg.txt");
+        let wait = match look(&node, &files).await {
+            Ok(Seen::BeingWritten) => LOOK_SOON,
+            Ok(Seen::Settled) => LOOK,
+            Err(error) => {
+                // Said once, not at every look.
+                if complaint != error.to_string() {
+                    complaint = error.to_string();
+                    tracing::error!(path = %files.inmsg.display(), %error, "inmsg.txt");
+                }
+                LOOK
             }
-        }
+        };
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(LOOK) => {}
+            () = watch.changed() => {}
+            () = tokio::time::sleep(wait) => {}
         }
     }
+}
+
+/// What a look has found.
+enum Seen {
+    /// A file that may not be complete yet.
+    BeingWritten,
+    /// Nothing to be done until something changes.
+    Settled,
 }
 
 /// The files of the protocol.
@@ -87,25 +110,29 @@ struct Content {
     age: Duration,
 }
 
-async fn look(node: &Node, files: &Files) -> io::Result<()> {
+async fn look(node: &Node, files: &Files) -> io::Result<Seen> {
     if !files.claimed.exists() {
-        let Some(content) = read(&files.inmsg)? else { return Ok(()) };
-        if content.bytes.is_empty() || is_known_bad(node, &content).await? {
-            return Ok(());
+        let Some(content) = read(&files.inmsg)? else { return Ok(Seen::Settled) };
+        let is_fresh = content.age < COMPLETE_WITHIN;
+        if content.bytes.is_empty() {
+            return Ok(if is_fresh { Seen::BeingWritten } else { Seen::Settled });
         }
-        let parsed = parse(node, &content.bytes);
-        if matches!(parsed, Err(FileError::Incomplete { .. })) && content.age < COMPLETE_WITHIN {
-            return Ok(());
+        if is_known_bad(node, &content).await? {
+            return Ok(Seen::Settled);
+        }
+        if matches!(parse(node, &content.bytes), Err(FileError::Incomplete { .. })) && is_fresh {
+            return Ok(Seen::BeingWritten);
         }
         fs::rename(&files.inmsg, &files.claimed)?;
         here(Point::Claimed);
     }
     // What was claimed may have grown since it was read.
-    let Some(content) = read(&files.claimed)? else { return Ok(()) };
+    let Some(content) = read(&files.claimed)? else { return Ok(Seen::Settled) };
     match parse(node, &content.bytes).and_then(|drafts| messages(node, &drafts)) {
-        Ok(reports) => accept(node, files, &content, reports).await,
-        Err(error) => put_back(node, files, &content, &error.to_string()).await,
+        Ok(reports) => accept(node, files, &content, reports).await?,
+        Err(error) => put_back(node, files, &content, &error.to_string()).await?,
     }
+    Ok(Seen::Settled)
 }
 
 fn parse(node: &Node, bytes: &[u8]) -> Result<Vec<Draft>, FileError> {

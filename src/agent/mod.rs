@@ -28,6 +28,7 @@ mod status;
 mod supervisor;
 mod upkeep;
 mod vitals;
+mod watch;
 mod worker;
 
 use crate::broker::{Access, Broker, BrokerError, ConnectOptions};

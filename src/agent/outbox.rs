@@ -8,7 +8,7 @@
 
 use super::node::Node;
 use super::reports::subject_of;
-use crate::broker::{Outgoing, PublishError};
+use crate::broker::{BrokerError, Outgoing, Parcel, PublishError, Publisher};
 use crate::journal::{Class, Entry, EntryId, JournalError, Report};
 use crate::killpoint::{Point, here};
 use crate::model::error_event::{Code, Severity};
@@ -18,8 +18,7 @@ use crate::model::jitter::Backoff;
 use crate::model::record::{By, Record, RecordError};
 use crate::model::subject::{RecordClass, RecordStream};
 use bytes::Bytes;
-use futures::StreamExt;
-use futures::stream::FuturesOrdered;
+use futures::future::join_all;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -96,7 +95,7 @@ pub(crate) async fn drain(node: &Arc<Node>, within: Duration) {
             while let Ok(Passed::Some) = outbox.pass().await {}
         }
     });
-    if tokio::time::timeout(within, futures::future::join_all(drained)).await.is_err() {
+    if tokio::time::timeout(within, join_all(drained)).await.is_err() {
         tracing::info!("some records stay in the journal; they leave at the next start");
     }
 }
@@ -108,6 +107,8 @@ struct Outbox {
     done_up_to: EntryId,
     /// Entries read already that come next.
     ahead: Vec<Entry>,
+    /// Made for the first entry.
+    publisher: Option<Publisher>,
     backoff: Backoff,
     /// When it was last said that records are refused.
     complained: Option<Instant>,
@@ -122,6 +123,7 @@ impl Outbox {
             class,
             done_up_to: EntryId(0),
             ahead: Vec::new(),
+            publisher: None,
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
             complained: None,
             failures: 0,
@@ -162,6 +164,13 @@ impl Outbox {
         }
     }
 
+    async fn publisher(&mut self) -> Result<Publisher, BrokerError> {
+        match self.publisher.take() {
+            Some(publisher) => Ok(publisher),
+            None => Publisher::new(&self.node.broker).await,
+        }
+    }
+
     /// Sends one window of entries.
     async fn pass(&mut self) -> Result<Passed, JournalError> {
         let entries = match std::mem::take(&mut self.ahead) {
@@ -183,7 +192,9 @@ impl Outbox {
             // Before first contact nobody knows who this node is; another may have its name, and send under it.
             self.node.lease.held().await;
         }
-        let (fates, ahead) = tokio::join!(send_all(&self.node, &entries), self.window_behind(&entries));
+        let Ok(mut publisher) = self.publisher().await else { return Ok(Passed::Later) };
+        let (fates, ahead) = tokio::join!(send_all(&self.node, &mut publisher, &entries), self.window_behind(&entries));
+        self.publisher = Some(publisher);
         here(Point::Published);
         let mut done = Vec::new();
         let mut in_order = true;
@@ -217,37 +228,40 @@ impl Outbox {
     }
 }
 
-/// Sends entries in order, so many at once; tells what became of each. A publish is made as it leaves: it is several
-/// times as large as its entry.
-async fn send_all(node: &Node, entries: &[Entry]) -> Vec<Fate> {
-    let mut fates = Vec::with_capacity(entries.len());
-    let mut left = entries.iter();
-    let mut under_way: FuturesOrdered<_> = left.by_ref().take(UNDER_WAY).map(|entry| send(node, entry)).collect();
-    while let Some(fate) = under_way.next().await {
-        fates.push(fate);
-        if let Some(entry) = left.next() {
-            under_way.push_back(send(node, entry));
-        }
+/// Sends entries in order, so many at once; tells what became of each.
+async fn send_all(node: &Node, publisher: &mut Publisher, entries: &[Entry]) -> Vec<Fate> {
+    let parcels: Vec<Parcel<'_>> = entries.iter().map(|entry| parcel(&entry.report)).collect();
+    let words = publisher.publish_all(&parcels, UNDER_WAY, PUBLISH_TIMEOUT).await;
+    let known = entries.iter().zip(words).map(|(entry, word)| match word {
+        Ok(_) => Some(Fate::Done),
+        Err(PublishError::WrongLast) => None,
+        Err(error) => Some(not_stored(node, &entry.report, error)),
+    });
+    let known: Vec<Option<Fate>> = known.collect();
+    // Seldom any, but after a crash a whole window.
+    let there: Vec<&Entry> = entries.iter().zip(&known).filter(|(_, fate)| fate.is_none()).map(|(e, _)| e).collect();
+    let mut found = Vec::with_capacity(there.len());
+    for some in there.chunks(UNDER_WAY) {
+        found.extend(join_all(some.iter().map(|entry| already_there(node, &entry.report))).await);
     }
-    fates
+    let mut found = found.into_iter();
+    known.into_iter().map(|fate| fate.or_else(|| found.next()).unwrap_or(Fate::Later)).collect()
 }
 
-async fn send(node: &Node, entry: &Entry) -> Fate {
-    let Report { class, subject, headers, body } = &entry.report;
-    let message = Outgoing { subject: subject.clone(), headers: headers.clone(), body: body.clone() };
-    let error = match node.broker.publish(&message, PUBLISH_TIMEOUT).await {
-        Ok(_) => return Fate::Done,
-        Err(error) => error,
-    };
+fn parcel(report: &Report) -> Parcel<'_> {
+    Parcel { subject: &report.subject, headers: &report.headers, body: &report.body }
+}
+
+fn not_stored(node: &Node, report: &Report, error: PublishError) -> Fate {
     match error {
-        // Seldom, and large: apart, so that it does not make every publish as large.
-        PublishError::WrongLast => Box::pin(already_there(node, &entry.report)).await,
-        error if error.is_final() => park(node, *class, &entry.report, &error),
+        error if error.is_final() => park(node, report.class, report, &error),
         // Nobody has granted this node to send there. Records are the node's own right: those wait until it is put right.
-        error @ PublishError::Denied { .. } if *class == Class::Message => park(node, *class, &entry.report, &error),
+        error @ PublishError::Denied { .. } if report.class == Class::Message => {
+            park(node, report.class, report, &error)
+        }
         PublishError::Denied { .. } => Fate::Denied,
         error => {
-            tracing::debug!(subject, %error, "not stored yet");
+            tracing::debug!(subject = report.subject, %error, "not stored yet");
             Fate::Later
         }
     }

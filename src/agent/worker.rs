@@ -96,10 +96,9 @@ pub(crate) struct Stops {
 
 /// What comes of a message that is over as it is taken, with its record: one that neither waits nor changes anything.
 /// One that fails or panics over it runs, where that has its consequences.
-pub(crate) fn at_once(node: &Node, message: &Admitted, body: &Bytes, now: Timestamp) -> Option<Ended> {
+pub(crate) fn at_once(node: &Node, message: &Admitted, now: Timestamp) -> Option<Ended> {
     let handler = node.registry.get(message.subject.method.as_str())?;
-    let work = Work { message: message.clone(), body: body.clone(), attempt: 1 };
-    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| handler.at_once(&work, &node.name, node))).ok()??;
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| handler.at_once(message, &node.name, node))).ok()??;
     if outcome.state != State::Succeeded {
         return None;
     }

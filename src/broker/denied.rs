@@ -62,8 +62,13 @@ impl Mark {
         Mark { denials: link.denials.count, link: link.times + u64::from(!link.up) }
     }
 
+    /// True where the broker has refused a publish to this subject since.
+    pub(super) fn is_denied(self, link: &Link, subject: &str) -> bool {
+        link.denials.has(subject, self.denials)
+    }
+
     /// True once the link that carried the request is gone, and an answer with it.
-    fn is_void(self, link: &Link) -> bool {
+    pub(super) fn is_void(self, link: &Link) -> bool {
         link.times > self.link || (link.times == self.link && !link.up)
     }
 }
@@ -87,7 +92,7 @@ impl Broker {
 
     async fn hopeless(&self, mark: Mark, subject: &str, deaf: impl Fn(&Link) -> bool) -> BrokerError {
         let mut link = self.link();
-        let is_denied = |link: &Link| link.denials.has(subject, mark.denials);
+        let is_denied = |link: &Link| mark.is_denied(link, subject);
         let Ok(link) = link.wait_for(|link| is_denied(link) || deaf(link) || mark.is_void(link)).await else {
             return std::future::pending().await;
         };

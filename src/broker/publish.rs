@@ -7,7 +7,7 @@ use super::convert::to_wire;
 use super::error::{BrokerError, PublishError};
 use crate::model::header::{RawHeaders, names};
 use crate::model::id::StreamSeq;
-use async_nats::RequestErrorKind;
+use async_nats::{HeaderMap, RequestErrorKind};
 use bytes::Bytes;
 use serde::Deserialize;
 use std::time::Duration;
@@ -45,6 +45,28 @@ impl Outgoing {
 
     /// Its size on the wire, nearly: what counts against `max_payload`.
     pub fn size(&self) -> usize {
+        self.parcel().size()
+    }
+
+    /// The same, lent.
+    pub fn parcel(&self) -> Parcel<'_> {
+        Parcel { subject: &self.subject, headers: &self.headers, body: &self.body }
+    }
+}
+
+/// One message to be stored that somebody else holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Parcel<'a> {
+    /// Its subject.
+    pub subject: &'a str,
+    /// Its headers.
+    pub headers: &'a RawHeaders,
+    /// Its body.
+    pub body: &'a Bytes,
+}
+
+impl Parcel<'_> {
+    pub(super) fn size(&self) -> usize {
         let headers: usize = self.headers.0.iter().map(|(n, v)| n.len() + v.len() + 4).sum();
         self.body.len() + headers + if headers > 0 { 12 } else { 0 }
     }
@@ -65,6 +87,10 @@ pub struct Stored {
 #[derive(Deserialize)]
 struct PubAck {
     error: Option<ApiError>,
+    stream: Option<String>,
+    seq: Option<StreamSeq>,
+    #[serde(default)]
+    duplicate: bool,
 }
 
 #[derive(Deserialize)]
@@ -81,19 +107,15 @@ const WRONG_LAST_SEQUENCE: [u64; 2] = [10071, 10164];
 impl Broker {
     /// Publishes and waits for the broker's word, at most `within`.
     pub async fn publish(&self, message: &Outgoing, within: Duration) -> Result<Stored, PublishError> {
-        let limit = self.max_payload();
-        if message.size() > limit {
-            return Err(PublishError::TooLarge { size: message.size(), limit });
-        }
-        let headers = to_wire(&message.headers).map_err(PublishError::Unsendable)?;
+        let (subject, headers) = self.to_be_sent(&message.parcel())?;
         let mut request = async_nats::Request::new().payload(message.body.clone()).timeout(Some(within));
-        if !message.headers.0.is_empty() {
+        if let Some(headers) = headers {
             request = request.headers(headers);
         }
         let mark = self.mark();
         let answer = tokio::select! {
             biased;
-            answer = self.client.send_request(in_domain(&self.api, &message.subject), request) => answer,
+            answer = self.client.send_request(subject, request) => answer,
             error = self.no_word(&message.subject, mark) => return Err(match error {
                 BrokerError::Denied { subject } => PublishError::Denied { subject },
                 _ => PublishError::Unknown,
@@ -104,11 +126,24 @@ impl Broker {
             Err(error) => Err(match error.kind() {
                 RequestErrorKind::TimedOut => PublishError::Unknown,
                 RequestErrorKind::NoResponders => PublishError::NoStream,
-                RequestErrorKind::MaxPayloadExceeded => PublishError::TooLarge { size: message.size(), limit },
+                RequestErrorKind::MaxPayloadExceeded => {
+                    PublishError::TooLarge { size: message.size(), limit: self.max_payload() }
+                }
                 RequestErrorKind::InvalidSubject => PublishError::Unsendable(format!("subject `{}`", message.subject)),
                 RequestErrorKind::Other => PublishError::Closed,
             }),
         }
+    }
+
+    /// The subject and the headers of a message as they go over the wire, where it can.
+    pub(super) fn to_be_sent(&self, message: &Parcel<'_>) -> Result<(String, Option<HeaderMap>), PublishError> {
+        let (size, limit) = (message.size(), self.max_payload());
+        if size > limit {
+            return Err(PublishError::TooLarge { size, limit });
+        }
+        let headers = to_wire(message.headers).map_err(PublishError::Unsendable)?;
+        let headers = (!message.headers.0.is_empty()).then_some(headers);
+        Ok((in_domain(&self.api, message.subject), headers))
     }
 }
 
@@ -119,16 +154,17 @@ fn in_domain(api: &str, subject: &str) -> String {
     if is_domain && subject.starts_with("$KV.") { format!("{api}.{subject}") } else { subject.to_owned() }
 }
 
-fn read_answer(payload: &[u8]) -> Result<Stored, PublishError> {
-    if let Ok(PubAck { error: Some(error) }) = serde_json::from_slice(payload) {
-        return Err(match error.err_code {
+pub(super) fn read_answer(payload: &[u8]) -> Result<Stored, PublishError> {
+    match serde_json::from_slice(payload) {
+        Ok(PubAck { error: Some(error), .. }) => Err(match error.err_code {
             code if WRONG_LAST_SEQUENCE.contains(&code) => PublishError::WrongLast,
             0 => PublishError::Refused { code: error.code, description: error.description },
             code => PublishError::Refused { code, description: error.description },
-        });
+        }),
+        Ok(PubAck { stream: Some(stream), seq: Some(seq), duplicate, .. }) => Ok(Stored { stream, seq, duplicate }),
+        // Anything else that answers is no stream: a plain subscriber, say. Then nothing is known to be stored.
+        _ => Err(PublishError::Unknown),
     }
-    // Anything else that answers is no stream: a plain subscriber, say. Then nothing is known to be stored.
-    serde_json::from_slice(payload).map_err(|_| PublishError::Unknown)
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ use crate::model::id::{MessageId, StreamSeq};
 use crate::model::message::{Kind, StreamKind};
 use crate::model::name::{GroupName, NodeName, Sender, Target};
 use crate::model::node::{Spec, Starts};
-use crate::model::subject::{HubVerb, RecordClass};
+use crate::model::subject::{HubVerb, RecordSubject};
 use uuid::Uuid;
 
 /// Begins what is wanted and goes on with what is under way, as far as that goes now.
@@ -118,15 +118,13 @@ async fn has_messages(
 }
 
 /// A record tells that a node has taken a mark: a leave that waited for that is over.
-pub(super) async fn told(nodes: &Nodes, told: &RawMessage) -> Result<(), HubError> {
-    let names = nodes.broker().names();
-    let Some((RecordClass::Ack, subject)) = names.parse_record(&told.subject) else { return Ok(()) };
+pub(super) async fn told(nodes: &Nodes, subject: &RecordSubject, told: &RawMessage) -> Result<(), HubError> {
     let is_mark = subject.from == Sender::hub().as_str() && subject.method == HubVerb::Member.as_str();
     let (true, Ok(node)) = (is_mark, subject.node.parse::<NodeName>()) else { return Ok(()) };
     let draining = |spec: &Spec| spec.group_steps().iter().any(|step| matches!(step, Step::Drain { .. }));
     let Some(spec) = nodes.read_again(&node).await?.filter(|spec| draining(spec)) else { return Ok(()) };
     carry_out(nodes, &spec).await?;
-    let stream = told.headers.get(header::STREAM).and_then(|name| names.stream_kind(name));
+    let stream = told.headers.get(header::STREAM).and_then(|name| nodes.broker().names().stream_kind(name));
     // The broker hears of the ack beside the record, and perhaps a moment later.
     let Some(stream) = stream else { return Ok(()) };
     let floor = nodes.broker().consumer_progress(stream, &node).await?.map(|progress| progress.ack_floor);

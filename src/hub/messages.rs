@@ -11,12 +11,20 @@ use super::{groups, records, results};
 use crate::broker::{BrokerError, Delivery, Feed, RawMessage, is_probe};
 use crate::killpoint::{Point, here};
 use crate::model::message::StreamKind;
-use crate::model::subject::RecordStream;
+use crate::model::subject::{RecordClass, RecordStream};
 use futures::StreamExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Messages of one stream dealt with at once: enough to hide the round trips to the broker.
 const AT_ONCE: usize = 64;
+
+/// Where no more records than these had come, others are let come for a [`BREATH`] before they are looked at.
+const FEW: usize = 256;
+
+/// Records come as fast as all nodes work, and hardly one means anything to the hub: taken together they cost it and the
+/// broker less. The first one after a while does not wait.
+const BREATH: Duration = Duration::from_millis(5);
 
 /// Follows one of the two message streams.
 pub(super) async fn follow(nodes: Arc<Nodes>, stream: StreamKind) -> Result<(), HubError> {
@@ -39,16 +47,25 @@ pub(super) async fn follow_acks(nodes: Arc<Nodes>) -> Result<(), HubError> {
     let strangers = Strangers::default();
     loop {
         let batch = feed.next().await?;
+        let count = batch.len();
         let each = futures::stream::iter(batch).for_each_concurrent(AT_ONCE, |delivery| async {
-            let done = async {
-                groups::told(&nodes, &delivery.message).await?;
-                results::send_back(&nodes, &strangers, &delivery.message).await
-            };
-            let done = done.await;
+            let done = told(&nodes, &strangers, &delivery.message).await;
             hand_back(&feed, delivery, done).await;
         });
         each.await;
+        if count < FEW {
+            tokio::time::sleep(BREATH).await;
+        }
     }
+}
+
+/// Does what follows from a record. Safe to repeat.
+async fn told(nodes: &Nodes, strangers: &Strangers, message: &RawMessage) -> Result<(), HubError> {
+    let Some((RecordClass::Ack, subject)) = nodes.broker().names().parse_record(&message.subject) else {
+        return Ok(());
+    };
+    groups::told(nodes, &subject, message).await?;
+    results::send_back(nodes, strangers, &subject, message).await
 }
 
 async fn hand_back(feed: &Feed, delivery: Delivery, done: Result<(), HubError>) {

@@ -12,7 +12,7 @@ use crate::model::id::{MessageId, MsgRef};
 use crate::model::message::{Kind, StreamKind};
 use crate::model::name::NodeName;
 use crate::model::record::Record;
-use crate::model::subject::{HubVerb, RecordClass, RecordStream};
+use crate::model::subject::{HubVerb, RecordStream, RecordSubject};
 use crate::model::time::Timestamp;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -43,11 +43,15 @@ impl Strangers {
 }
 
 /// Sends the record that a feed told of back to the node that sent the command, if one did.
-pub(super) async fn send_back(nodes: &Nodes, strangers: &Strangers, told: &RawMessage) -> Result<(), HubError> {
+pub(super) async fn send_back(
+    nodes: &Nodes,
+    strangers: &Strangers,
+    subject: &RecordSubject,
+    told: &RawMessage,
+) -> Result<(), HubError> {
     let broker = nodes.broker();
-    let names = broker.names();
-    let Some((RecordClass::Ack, subject)) = names.parse_record(&told.subject) else { return Ok(()) };
-    let about_command = told.headers.get(header::STREAM) == Some(names.stream(StreamKind::Commands).as_str());
+    let commands = broker.names().stream(StreamKind::Commands);
+    let about_command = told.headers.get(header::STREAM) == Some(commands.as_str());
     let Ok(sender) = subject.from.parse::<NodeName>() else { return Ok(()) };
     let sent_at = told.headers.get(header::STORED_AT).and_then(|text| text.parse().ok());
     if !about_command || sent_at.is_some_and(|at| strangers.was_one(&sender, at)) {

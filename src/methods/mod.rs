@@ -98,7 +98,7 @@ pub trait Handler: Send + Sync {
 
     /// What comes of a message that needs no running: its method changes nothing and waits for nothing. Where its lane is
     /// free it is over in the commit that takes it, so no crash can find it half done. `None`: it has to run.
-    fn at_once(&self, _work: &Work, _node: &NodeName, _facts: &dyn NodeFacts) -> Option<Outcome> {
+    fn at_once(&self, _message: &Admitted, _node: &NodeName, _facts: &dyn NodeFacts) -> Option<Outcome> {
         None
     }
 

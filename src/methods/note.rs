@@ -1,7 +1,7 @@
 //! `note` (event): delivered and acked, nothing more. The record is the point: that it arrived, where, and when.
 
 use super::{Context, Handler, NodeFacts, Work};
-use crate::model::admit::{BodyFacts, MethodFacts};
+use crate::model::admit::{Admitted, BodyFacts, MethodFacts};
 use crate::model::message::Kind;
 use crate::model::name::NodeName;
 use crate::model::record::Outcome;
@@ -19,7 +19,7 @@ impl Handler for Note {
         MethodFacts { kind: Kind::Event, check: |_| Ok(BodyFacts::default()) }
     }
 
-    fn at_once(&self, _work: &Work, _node: &NodeName, _facts: &dyn NodeFacts) -> Option<Outcome> {
+    fn at_once(&self, _message: &Admitted, _node: &NodeName, _facts: &dyn NodeFacts) -> Option<Outcome> {
         Some(Outcome::succeeded())
     }
 

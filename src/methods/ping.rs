@@ -3,7 +3,7 @@
 //! Owns the answer's shape. Takes no body, runs nothing, waits for nothing.
 
 use super::{Context, Handler, NodeFacts, Work};
-use crate::model::admit::{BodyFacts, MethodFacts};
+use crate::model::admit::{Admitted, BodyFacts, MethodFacts};
 use crate::model::error_event::Code;
 use crate::model::message::Kind;
 use crate::model::name::NodeName;
@@ -43,12 +43,12 @@ impl Handler for Ping {
         MethodFacts { kind: Kind::Command, check }
     }
 
-    fn at_once(&self, work: &Work, node: &NodeName, facts: &dyn NodeFacts) -> Option<Outcome> {
-        Some(answer(work, node, facts))
+    fn at_once(&self, message: &Admitted, node: &NodeName, facts: &dyn NodeFacts) -> Option<Outcome> {
+        Some(answer(message, node, facts))
     }
 
     fn run<'a>(&'a self, work: &'a Work, cx: &'a Context) -> BoxFuture<'a, Outcome> {
-        std::future::ready(answer(work, &cx.node, cx.facts.as_ref())).boxed()
+        std::future::ready(answer(&work.message, &cx.node, cx.facts.as_ref())).boxed()
     }
 }
 
@@ -59,7 +59,7 @@ fn check(body: &[u8]) -> Result<BodyFacts, RecordError> {
     Err(RecordError::new(Code::BadBody, format!("`ping` takes no body, this one has {} bytes", body.len())))
 }
 
-fn answer(work: &Work, node: &NodeName, facts: &dyn NodeFacts) -> Outcome {
+fn answer(message: &Admitted, node: &NodeName, facts: &dyn NodeFacts) -> Outcome {
     let pong = Pong {
         version: env!("CARGO_PKG_VERSION"),
         node,
@@ -67,7 +67,7 @@ fn answer(work: &Work, node: &NodeName, facts: &dyn NodeFacts) -> Outcome {
         started_at: facts.started_at(),
         now: Timestamp::local_now(),
         broker_now: facts.broker_now(),
-        stored_at: work.message.at.stored_at,
+        stored_at: message.at.stored_at,
     };
     match serde_json::to_string(&pong) {
         Ok(line) => Outcome { stdout: Output::whole(line + "\n"), ..Outcome::succeeded() },

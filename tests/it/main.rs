@@ -37,6 +37,7 @@ mod operator_view;
 mod output;
 mod poison;
 mod ps;
+mod publisher;
 mod replay;
 mod rights;
 mod runner;
