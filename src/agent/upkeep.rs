@@ -1,7 +1,7 @@
 //! Upkeep of the journal: what nobody waits for.
 //!
 //! Thins it once an hour, publishes records again where the broker may have lost them, reads a large one through after
-//! a start, and says when it could not be written for a while. All of it in small steps between the commits of others.
+//! a start, and says when it could not be written for a while, or when its file has been taken away. All of it in small steps between the commits of others.
 //! Never decides what is kept; that is the journal's.
 
 use super::node::Node;
@@ -27,6 +27,9 @@ const PROBE: Duration = Duration::from_secs(1);
 /// How long all writes must have succeeded before it counts as healed, so that a disk on the brink is told of once.
 const STEADY: Duration = Duration::from_secs(3);
 
+/// How often it is looked whether the journal's file is where it was.
+const PLACE_LOOK: Duration = Duration::from_secs(5);
+
 /// Entries in the outbox above which publishing records again waits.
 const OUTBOX_FULL: u64 = 2048;
 
@@ -35,7 +38,8 @@ const OUTBOX_LOOK: Duration = Duration::from_millis(200);
 
 /// Keeps the journal until `stop`.
 pub(crate) async fn run(node: Arc<Node>, stop: CancellationToken) {
-    let all = async { tokio::join!(tell_trouble(&node), thin(&node), republish(&node), check(&node)) };
+    let all =
+        async { tokio::join!(tell_trouble(&node), tell_gone(&node), thin(&node), republish(&node), check(&node)) };
     tokio::select! {
         biased;
         () = stop.cancelled() => {}
@@ -66,6 +70,19 @@ async fn tell_trouble(node: &Node) {
             tracing::debug!(%error, "not healed after all");
         }
         node.wakes.beat.notify_one();
+    }
+}
+
+/// A file without a name serves as before as long as the agent lives, and can still report what is in it.
+async fn tell_gone(node: &Node) {
+    while node.journal.is_in_place() {
+        tokio::time::sleep(PLACE_LOOK).await;
+    }
+    let text = "the journal's file was removed or replaced under the agent: what it keeps goes when the agent ends. Let it \
+                report what it has, then restart it";
+    tracing::error!(folder = %node.journal.folder().display(), "{text}");
+    if let Err(error) = node.tell(node.event(Severity::Critical, Code::Journal, text)).await {
+        tracing::warn!(%error, "that could not be kept as an error event");
     }
 }
 

@@ -7,7 +7,7 @@
 
 use super::error::JournalError;
 use super::health::Condition;
-use super::open::Journal;
+use super::open::{FILE, Journal};
 use crate::model::time::Timestamp;
 use rusqlite::{Connection, OpenFlags};
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ pub(super) fn move_aside(folder: &Path, reason: &str) -> Result<String, JournalE
         path: path.to_owned(),
         reason: format!("damaged ({reason}) and cannot be moved aside: {e}"),
     };
-    let journal = folder.join("journal.db");
+    let journal = folder.join(FILE);
     let is_empty = std::fs::metadata(&journal).map_or(true, |metadata| metadata.len() == 0);
     for suffix in ["-wal", "-shm", ""] {
         let (from, to) = (with(&journal, suffix), with(&aside, suffix));

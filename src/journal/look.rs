@@ -7,7 +7,7 @@ use super::damage::{self, CHECKED_AT_START, reader};
 use super::error::JournalError;
 use super::mark::Mark;
 use super::meta::{self, Key};
-use super::open::{has_our_id, identity};
+use super::open::{FILE, has_our_id, identity};
 use super::processes::{self, Process};
 use super::rows::{kind_number, lane_at, ref_at};
 use crate::model::id::{JournalId, MsgRef};
@@ -103,7 +103,7 @@ pub enum LookError {
 
 /// Looks at the journal in `folder`, with at most `lanes` lanes of it. Blocks.
 pub fn look(folder: &Path, lanes: usize) -> Result<Picture, LookError> {
-    let path = folder.join("journal.db");
+    let path = folder.join(FILE);
     // Before the journal: the agent writes it after.
     let mark = Mark::read(folder);
     let is_there = std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() > 0);

@@ -16,7 +16,7 @@ use rusqlite::Connection;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -24,11 +24,16 @@ use tokio::sync::watch;
 /// What bodies may take in a journal, unless told otherwise: 1 GiB.
 pub const SPACE: u64 = 1 << 30;
 
+/// Its name in the folder.
+pub(super) const FILE: &str = "journal.db";
+
 /// A node's journal. Cheap to clone; all clones share one writer.
 #[derive(Clone)]
 pub struct Journal {
     pub(super) writer: Writer,
     folder: PathBuf,
+    /// The file as it was opened: its device and inode.
+    file: Option<(u64, u64)>,
     id: JournalId,
     pub(super) boot: Option<Arc<str>>,
     /// What bodies may take, in bytes.
@@ -60,7 +65,7 @@ impl Journal {
         let (id, is_new) = match file.identity {
             Some((id, theirs)) if theirs == node.as_str() => (id, false),
             Some((_, theirs)) => {
-                let path = folder.join("journal.db");
+                let path = folder.join(FILE);
                 return Err(JournalError::OtherNode { path, theirs, ours: node.to_string() });
             }
             None => (begin(&file.connection, node, replaced.as_deref())?, true),
@@ -69,8 +74,16 @@ impl Journal {
         let mark = MarkFile::write(folder, &Mark { id, commits: file.commits })?;
         let writer = Writer::start(file.connection, file.commits, mark)?;
         let boot = boot.map(Into::into);
-        let journal = Journal { writer, folder: folder.to_owned(), id, boot, space: SPACE, _lock: Arc::new(lock) };
+        let (folder, lock) = (folder.to_owned(), Arc::new(lock));
+        let file = inode(&folder.join(FILE));
+        let journal = Journal { writer, folder, file, id, boot, space: SPACE, _lock: lock };
         Ok(Opened { journal, is_new })
+    }
+
+    /// True where the file that was opened is still the one that stands in the folder: what is kept is found by the next
+    /// agent.
+    pub fn is_in_place(&self) -> bool {
+        inode(&self.path()) == self.file
     }
 
     /// Bodies that wait may take this many bytes: no lane more than a quarter of it, no sender more than half.
@@ -90,7 +103,7 @@ impl Journal {
     }
 
     pub(super) fn path(&self) -> PathBuf {
-        self.folder.join("journal.db")
+        self.folder.join(FILE)
     }
 
     /// The journal's id, for ever.
@@ -102,6 +115,10 @@ impl Journal {
     pub fn folder(&self) -> &Path {
         &self.folder
     }
+}
+
+fn inode(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
 fn make_folder(folder: &Path) -> Result<(), JournalError> {
@@ -138,7 +155,7 @@ struct Examined {
 
 /// The journal in `folder`, or a new one where it is damaged, with a sentence about that.
 fn whole(folder: &Path) -> Result<(Examined, Option<String>), JournalError> {
-    let path = folder.join("journal.db");
+    let path = folder.join(FILE);
     let mark = Mark::read(folder);
     let found = match damage::note(folder) {
         Some(reason) => Err(JournalError::Damaged(reason)),
@@ -273,7 +290,7 @@ mod tests {
     #[test]
     fn a_foreign_file_is_refused_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("journal.db");
+        let path = dir.path().join(FILE);
         std::fs::write(&path, "not a database, but long enough to be taken for one at first sight").unwrap();
         assert!(matches!(Journal::open(dir.path(), &node("n"), None), Err(JournalError::Foreign { .. })));
         std::fs::remove_file(&path).unwrap();
@@ -287,7 +304,7 @@ mod tests {
     fn a_newer_journal_is_opened() {
         let dir = tempfile::tempdir().unwrap();
         drop(Journal::open(dir.path(), &node("n"), None).unwrap());
-        let newer = Connection::open(dir.path().join("journal.db")).unwrap();
+        let newer = Connection::open(dir.path().join(FILE)).unwrap();
         newer.execute_batch("ALTER TABLE messages ADD COLUMN mood TEXT; PRAGMA user_version = 99;").unwrap();
         drop(newer);
         assert!(Journal::open(dir.path(), &node("n"), None).is_ok());

@@ -209,6 +209,18 @@ async fn a_damaged_journal_is_moved_aside_and_that_is_told() {
 }
 
 #[tokio::test]
+async fn a_journal_that_is_removed_under_the_agent_serves_on_and_that_is_told() {
+    let mut fleet = Fleet::start(&["ship1"]).await;
+    assert_eq!(fleet.run("ship1", "ping", "").await.state, State::Succeeded);
+    let path = fleet.agent("ship1").state_dir().join("journal.db");
+    fs::remove_file(&path).unwrap();
+    let event = told(&fleet.client, "ship1", "critical", Code::Journal).await;
+    assert!(event.message.contains("removed or replaced"), "{}", event.message);
+    assert_eq!(fleet.run("ship1", "ping", "").await.state, State::Succeeded);
+    assert!(!path.exists() && fleet.agent("ship1").is_running());
+}
+
+#[tokio::test]
 async fn all_that_a_node_has_to_say_outlives_kills_without_a_broker() {
     let mut fleet = Fleet::start(&["ship1"]).await;
     assert_eq!(fleet.run("ship1", "ping", "").await.state, State::Succeeded);
