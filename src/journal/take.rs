@@ -6,6 +6,7 @@ use super::cancel::{self, Cancel, Met, Words};
 use super::error::JournalError;
 use super::open::Journal;
 use super::outbox::{self, Report};
+use super::part::Tx;
 use super::processes::{self, Obeyed, Order};
 use super::rows::{
     FINISHED, QUEUED, RUNNING, headers_to_json, kind_number, lane_number, ref_at, seq_number, stream_number,
@@ -175,7 +176,7 @@ struct Here<'a> {
     words: &'a dyn Words,
 }
 
-fn take_one(connection: &Connection, arrival: Arrival, here: &Here<'_>) -> Result<Taken, JournalError> {
+fn take_one(connection: &Tx<'_>, arrival: Arrival, here: &Here<'_>) -> Result<Taken, JournalError> {
     let Arrival { message, id, from, to, kind, name, door, if_copy, if_full } = arrival;
     let at = message.at;
     if is_known(connection, at)? {
