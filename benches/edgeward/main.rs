@@ -33,7 +33,7 @@ async fn main() {
             table.extend(rows::ping(&bed, 100 * scale, sync_always).await);
         }
         if wants("shell") {
-            table.push(rows::shell(&bed, 50 * scale, sync_always).await);
+            table.extend(rows::shell(&bed, 50 * scale, sync_always).await);
         }
         if sync_always {
             continue;

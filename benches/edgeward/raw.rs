@@ -8,6 +8,8 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::{self, consumer, stream};
 use bytes::Bytes;
 use futures::StreamExt;
+use std::fs::File;
+use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
@@ -19,6 +21,36 @@ pub enum Work {
     Nothing,
     /// `sh -c 'echo hi'`, spawned and waited for.
     Shell,
+    /// The same between two notes on the disk, each durable before the next step, as a journal's of start and end are.
+    KeptShell,
+}
+
+/// A file that is only ever added to.
+struct Notes(Arc<File>);
+
+impl Notes {
+    fn new() -> Notes {
+        Notes(Arc::new(tempfile::tempfile().expect("a file")))
+    }
+
+    /// Adds a page and has it written through, beside the thread that serves the connection.
+    async fn add(&self) {
+        let file = Arc::clone(&self.0);
+        let add = move || (&*file).write_all(&[b'x'; 4096]).and_then(|()| file.sync_data());
+        tokio::task::spawn_blocking(add).await.expect("a thread").expect("written");
+    }
+}
+
+async fn work_on(work: Work, notes: &Notes) {
+    match work {
+        Work::Nothing => {}
+        Work::Shell => spawn_shell().await,
+        Work::KeptShell => {
+            notes.add().await;
+            spawn_shell().await;
+            notes.add().await;
+        }
+    }
 }
 
 /// What a raw worker stores as its answers.
@@ -103,11 +135,10 @@ impl Raw {
         let publisher = jetstream::new(worker_client);
         let name = name.to_owned();
         let worker = tokio::spawn(async move {
+            let notes = Notes::new();
             let mut messages = consumer.messages().await.expect("messages");
             while let Some(Ok(message)) = messages.next().await {
-                if work == Work::Shell {
-                    spawn_shell().await;
-                }
+                work_on(work, &notes).await;
                 like.store(&publisher, &name, sequence(&message)).await;
                 message.ack().await.expect("acked");
             }

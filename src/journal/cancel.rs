@@ -7,6 +7,7 @@
 use super::error::JournalError;
 use super::open::Journal;
 use super::outbox::{self, Report};
+use super::part::Tx;
 use super::processes::Obeyed;
 use super::rows::{kind_number, kind_of, lane_at, phase};
 use super::work::{self, Ended, Loaded};
@@ -77,7 +78,7 @@ impl Journal {
 
 /// Keeps a cancel and carries it out.
 pub(super) fn carry_out(
-    connection: &Connection,
+    connection: &Tx<'_>,
     cancel: &Cancel,
     words: &dyn Words,
     now: Timestamp,
@@ -104,7 +105,7 @@ pub(super) fn carry_out(
 }
 
 fn meet(
-    connection: &Connection,
+    connection: &Tx<'_>,
     row: RowId,
     kind: Kind,
     lane: Option<LaneKey>,

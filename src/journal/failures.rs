@@ -10,6 +10,7 @@
 use super::error::JournalError;
 use super::open::Journal;
 use super::outbox::{self, Class, Report};
+use super::part::Tx;
 use super::processes;
 use crate::model::error_event::{Directive, ErrorEvent};
 use crate::model::header::{RawHeaders, names};
@@ -66,7 +67,7 @@ impl Journal {
 }
 
 /// Notes an error event and carries out what it decided; true where it is to be told now.
-pub(super) fn note(connection: &Connection, report: &Report, row: Option<RowId>) -> Result<bool, JournalError> {
+pub(super) fn note(connection: &Tx<'_>, report: &Report, row: Option<RowId>) -> Result<bool, JournalError> {
     // What is no event of ours leaves as it is.
     let Ok(event) = serde_json::from_slice::<ErrorEvent>(&report.body) else { return Ok(true) };
     remember(connection, &event, row)?;
@@ -112,7 +113,7 @@ fn remember(connection: &Connection, event: &ErrorEvent, row: Option<RowId>) -> 
 }
 
 /// Whether this one is told, or counted.
-fn is_told(connection: &Connection, event: &ErrorEvent, report: &Report) -> Result<bool, JournalError> {
+fn is_told(connection: &Tx<'_>, event: &ErrorEvent, report: &Report) -> Result<bool, JournalError> {
     let process = event.process.as_deref().unwrap_or_default();
     let kind = format!("{}.{}.{process}", event.code, event.severity.as_str());
     let window: Option<(i64, i64)> = connection
@@ -142,7 +143,7 @@ fn is_told(connection: &Connection, event: &ErrorEvent, report: &Report) -> Resu
 }
 
 /// Ends the window of a kind, where there is one; true where something counted is told by that.
-fn end_window(connection: &Connection, kind: &str) -> Result<bool, JournalError> {
+fn end_window(connection: &Tx<'_>, kind: &str) -> Result<bool, JournalError> {
     let window: Option<(i64, Option<String>, Option<Vec<u8>>)> = connection
         .prepare_cached("DELETE FROM repeats WHERE kind = ?1 RETURNING held, subject, body")?
         .query_row([kind], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))

@@ -13,6 +13,7 @@ use super::writer::Writer;
 use crate::model::id::JournalId;
 use crate::model::name::NodeName;
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -238,6 +239,8 @@ fn prepare(connection: &Connection, path: &Path) -> Result<(), JournalError> {
     }
     connection.pragma_update(None, "journal_size_limit", WAL_KEPT)?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    // Without this a plan may depend on the values of a statement, which then is read and planned anew for each of them.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.execute_batch(TABLES)?;
     for (table, column, kind) in LATER_COLUMNS {
         if !connection.column_exists(None, table, column)? {

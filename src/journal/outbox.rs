@@ -4,13 +4,16 @@
 
 use super::error::JournalError;
 use super::failures;
+use super::fresh::Window;
 use super::open::Journal;
+use super::part::Tx;
 use super::rows::{headers_from_json, headers_to_json};
 use crate::model::header::{RawHeaders, names};
 use crate::model::lanes::RowId;
 use crate::model::message::StreamKind;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
+use std::sync::Arc;
 
 /// Entries of one class keep their order; classes never wait for each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,40 +68,29 @@ pub struct Entry {
     pub report: Report,
 }
 
-pub(super) fn add(connection: &Connection, reports: &[Report]) -> Result<(), JournalError> {
-    reports.iter().try_for_each(|report| insert(connection, report, None, None))
+pub(super) fn add(tx: &Tx<'_>, reports: &[Report]) -> Result<(), JournalError> {
+    reports.iter().try_for_each(|report| insert(tx, report, None, None))
 }
 
 /// Adds what is said at the end of a message, or of one of its tries. The terminal record of a command is noted as such,
 /// to be kept once it is published.
-pub(super) fn add_about(
-    connection: &Connection,
-    row: RowId,
-    stream: StreamKind,
-    reports: &[Report],
-) -> Result<(), JournalError> {
+pub(super) fn add_about(tx: &Tx<'_>, row: RowId, stream: StreamKind, reports: &[Report]) -> Result<(), JournalError> {
     let is_kept = |report: &Report| stream == StreamKind::Commands && report.is_terminal_record();
-    reports.iter().try_for_each(|report| insert(connection, report, is_kept(report).then_some(row), Some(row)))
+    reports.iter().try_for_each(|report| insert(tx, report, is_kept(report).then_some(row), Some(row)))
 }
 
 /// Adds a report about the message of this row. Of an error event its directive is carried out, and where too many of
 /// its kind come it is counted instead.
-fn insert(
-    connection: &Connection,
-    report: &Report,
-    kept: Option<RowId>,
-    row: Option<RowId>,
-) -> Result<(), JournalError> {
-    if report.class == Class::Error && !failures::note(connection, report, row)? {
+fn insert(tx: &Tx<'_>, report: &Report, kept: Option<RowId>, row: Option<RowId>) -> Result<(), JournalError> {
+    if report.class == Class::Error && !failures::note(tx, report, row)? {
         return Ok(());
     }
-    append(connection, report, kept)
+    append(tx, report, kept)
 }
 
 /// Adds an entry as it is.
-pub(super) fn append(connection: &Connection, report: &Report, about: Option<RowId>) -> Result<(), JournalError> {
-    connection
-        .prepare_cached("INSERT INTO outbox (class, subject, headers, body, message) VALUES (?1, ?2, ?3, ?4, ?5)")?
+pub(super) fn append(tx: &Tx<'_>, report: &Report, about: Option<RowId>) -> Result<(), JournalError> {
+    tx.prepare_cached("INSERT INTO outbox (class, subject, headers, body, message) VALUES (?1, ?2, ?3, ?4, ?5)")?
         .execute(params![
             report.class.number(),
             report.subject,
@@ -106,6 +98,7 @@ pub(super) fn append(connection: &Connection, report: &Report, about: Option<Row
             report.body.as_ref(),
             about.map(|row| row.0),
         ])?;
+    tx.has_added(Entry { id: EntryId(tx.last_insert_rowid()), report: report.clone() });
     Ok(())
 }
 
@@ -136,7 +129,8 @@ impl Journal {
             .await
     }
 
-    /// The oldest entries of a class after `after`, at most `limit` of them and about `bytes` in all (one at least).
+    /// The oldest entries of a class after `after`, at most `limit` of them and about `bytes` in all (one at least): those
+    /// that were kept a moment ago without asking the table.
     pub async fn outbox(
         &self,
         class: Class,
@@ -144,24 +138,24 @@ impl Journal {
         limit: usize,
         bytes: usize,
     ) -> Result<Vec<Entry>, JournalError> {
+        let window = Window { entries: limit, bytes };
+        let fresh = Arc::clone(self.writer.fresh());
+        // What a commit adds that is under way leaves together with it.
+        if !fresh.is_growing()
+            && let Some(entries) = fresh.behind(class, after, window)
+        {
+            return Ok(entries);
+        }
         self.writer
-            .read(move |connection| {
-                let mut statement = connection.prepare_cached(
-                    "SELECT id, subject, headers, body FROM outbox WHERE class = ?1 AND parked IS NULL AND id > ?3 ORDER BY id LIMIT ?2",
-                )?;
-                let mut rows = statement.query(params![class.number(), i64::try_from(limit).unwrap_or(i64::MAX), after.0])?;
-                let (mut entries, mut size) = (Vec::new(), 0);
-                while let Some(row) = rows.next()? {
-                    let body: Vec<u8> = row.get(3)?;
-                    size += body.len();
-                    if !entries.is_empty() && size > bytes {
-                        break;
+            .read(move |connection| match fresh.behind(class, after, window) {
+                Some(entries) => Ok(entries),
+                None => {
+                    let (entries, is_all) = in_table(connection, class, after, window)?;
+                    if is_all {
+                        fresh.none_behind(class, entries.last().map_or(after, |entry| entry.id));
                     }
-                    let headers = headers_from_json(&row.get::<_, String>(2)?);
-                    let report = Report { class, subject: row.get(1)?, headers, body: body.into() };
-                    entries.push(Entry { id: EntryId(row.get(0)?), report });
+                    Ok(entries)
                 }
-                Ok(entries)
             })
             .await
     }
@@ -170,6 +164,7 @@ impl Journal {
     /// publishing one again after a crash changes nothing; what a failing disk kept from being removed is with the next
     /// call.
     pub async fn published(&self, class: Class, up_to: EntryId, others: Vec<EntryId>) -> Result<(), JournalError> {
+        self.writer.fresh().gone(class, up_to, &others);
         self.writer
             .lazily(move |connection| {
                 super::records::keep_up_to(connection, class, up_to)?;
@@ -206,7 +201,9 @@ impl Journal {
                     insert(connection, report, about.map(RowId).filter(|_| report.is_terminal_record()), None)
                 })
             })
-            .await
+            .await?;
+        self.writer.fresh().parked(entry);
+        Ok(())
     }
 
     /// How many entries wait to be published.
@@ -220,6 +217,31 @@ impl Journal {
             })
             .await
     }
+}
+
+/// The oldest entries of a class after `after`, and whether that is all.
+fn in_table(
+    connection: &Connection,
+    class: Class,
+    after: EntryId,
+    window: Window,
+) -> Result<(Vec<Entry>, bool), JournalError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id, subject, headers, body FROM outbox WHERE class = ?1 AND parked IS NULL AND id > ?2 ORDER BY id",
+    )?;
+    let mut rows = statement.query(params![class.number(), after.0])?;
+    let (mut entries, mut size) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        let body: Vec<u8> = row.get(3)?;
+        if !window.takes(entries.len(), size, body.len()) {
+            return Ok((entries, false));
+        }
+        size += body.len();
+        let headers = headers_from_json(&row.get::<_, String>(2)?);
+        let report = Report { class, subject: row.get(1)?, headers, body: body.into() };
+        entries.push(Entry { id: EntryId(row.get(0)?), report });
+    }
+    Ok((entries, true))
 }
 
 fn remove(connection: &Connection, entries: &[EntryId]) -> Result<(), JournalError> {

@@ -15,6 +15,7 @@
 use super::cancel::{self, Words};
 use super::error::JournalError;
 use super::open::Journal;
+use super::part::Tx;
 use super::rows::{QUEUED, phase};
 use super::work::{self, Decision, Ended, Loaded, Verdict};
 use crate::model::lanes::RowId;
@@ -105,7 +106,7 @@ impl Journal {
 }
 
 /// True where it is over: a cancel came while it counted as running.
-fn give_back(connection: &Connection, row: RowId, now: Timestamp, words: &dyn Words) -> Result<bool, JournalError> {
+fn give_back(connection: &Tx<'_>, row: RowId, now: Timestamp, words: &dyn Words) -> Result<bool, JournalError> {
     let queued = phase(connection, row)?.next(Step::GiveBack)?;
     connection
         .prepare_cached("UPDATE messages SET phase = ?2, attempt = ?3, started_at = NULL, boot = NULL WHERE id = ?1")?

@@ -8,6 +8,7 @@ use super::members;
 use super::meta::{self, Key};
 use super::open::Journal;
 use super::outbox::{self, Report};
+use super::part::Tx;
 use super::processes::{self, Obeyed, Order};
 use super::rows::{
     FINISHED, QUEUED, RUNNING, headers_to_json, kind_number, lane_number, ref_at, seq_number, stream_number,
@@ -187,7 +188,7 @@ struct Here<'a> {
     words: &'a dyn Words,
 }
 
-fn take_one(connection: &Connection, arrival: Arrival, here: &Here<'_>) -> Result<Taken, JournalError> {
+fn take_one(connection: &Tx<'_>, arrival: Arrival, here: &Here<'_>) -> Result<Taken, JournalError> {
     let Arrival { message, id, from, to, kind, name, door, if_copy, if_full } = arrival;
     let at = message.at;
     if is_known(connection, at)? {

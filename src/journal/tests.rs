@@ -232,6 +232,25 @@ async fn the_outbox_keeps_order_and_sets_aside_what_cannot_leave() {
 }
 
 #[tokio::test]
+async fn what_was_just_kept_is_given_as_the_table_has_it() {
+    let bed = Bed::new();
+    let journal = bed.open();
+    let behind = async |after: EntryId| journal.outbox(Class::Ack, after, 9, usize::MAX).await.unwrap();
+    let subjects = |entries: &[Entry]| entries.iter().map(|entry| entry.report.subject.clone()).collect::<Vec<_>>();
+    journal.report(["a", "b"].map(report).to_vec()).await.unwrap();
+    let read = behind(EntryId(0)).await;
+    journal.report(["c", "d", "e"].map(report).to_vec()).await.unwrap();
+    let kept = behind(read[1].id).await;
+    assert_eq!(subjects(&kept), ["c", "d", "e"]);
+    journal.report(vec![report("f")]).await.unwrap();
+    journal.park(kept[1].id, "too large".into(), vec![report("small d")]).await.unwrap();
+    journal.published(Class::Ack, kept[0].id, vec![kept[2].id]).await.unwrap();
+    assert_eq!(subjects(&behind(kept[0].id).await), ["f", "small d"]);
+    drop(journal);
+    assert_eq!(told(&bed.open()).await, ["f", "small d"]);
+}
+
+#[tokio::test]
 async fn a_cancel_ends_what_waits_and_stops_what_runs() {
     let bed = Bed::new();
     let journal = bed.open();

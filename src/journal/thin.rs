@@ -83,9 +83,9 @@ impl Journal {
             after = last;
             tokio::time::sleep(PAUSE).await;
         }
-        self.writer.call(drop_parked).await?;
+        self.writer.call(|tx| drop_parked(tx)).await?;
         loop {
-            let given_back = self.writer.call(give_back).await?;
+            let given_back = self.writer.call(|tx| give_back(tx)).await?;
             thinned.pages += given_back;
             if given_back == 0 {
                 return Ok(thinned);

@@ -6,6 +6,7 @@ use super::cancel;
 use super::error::JournalError;
 use super::open::Journal;
 use super::outbox::{self, Report};
+use super::part::Tx;
 use super::rows::{
     FINISHED, HeldRun, RUNNING, WAITING, headers_from_json, lane_at, lane_number, phase, ref_at, stream_of,
 };
@@ -215,7 +216,7 @@ impl Journal {
 }
 
 pub(super) fn start(
-    connection: &Connection,
+    connection: &Tx<'_>,
     row: RowId,
     now: Timestamp,
     boot: Option<&str>,
@@ -274,7 +275,7 @@ pub(super) fn load(connection: &Connection, row: RowId) -> Result<Loaded, Journa
 }
 
 pub(super) fn end(
-    connection: &Connection,
+    connection: &Tx<'_>,
     row: RowId,
     ended: Ended,
     now: Timestamp,
@@ -285,7 +286,7 @@ pub(super) fn end(
 
 /// Keeps a message's end; gives the number of its lane.
 pub(super) fn finish(
-    connection: &Connection,
+    connection: &Tx<'_>,
     row: RowId,
     ended: &Ended,
     now: Timestamp,

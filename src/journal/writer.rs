@@ -1,13 +1,16 @@
 //! The one thread that writes: it takes what has been asked for, does it in one transaction, and answers after the commit.
 //!
-//! Owns the connection, group commit, and the count of commits. What is *lazy* waits for the next commit that somebody waits for, or for
-//! [`LAZY`]: doing it again after a crash is harmless, so it is not worth a sync of its own. What only reads is answered
-//! at once and does not see the lazy.
+//! Owns the connection, group commit, the count of commits, and that what follows from one is done at once, before anybody
+//! is answered ([`Tx`]). What is *lazy* waits for the next commit that somebody waits for, or for [`LAZY`]: doing it again
+//! after a crash is harmless, so it is not worth a sync of its own. What only reads is answered at once and does not see
+//! the lazy.
 
 use super::error::JournalError;
+use super::fresh::Fresh;
 use super::health::Health;
 use super::mark::MarkFile;
 use super::meta::{self, Key};
+use super::part::{Follows, Tx, in_part};
 use rusqlite::{Connection, Transaction};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +31,7 @@ const REST: Duration = Duration::from_secs(1);
 
 /// One request: does its part inside a transaction, answers once that is committed.
 trait Job: Send {
-    fn run(&mut self, tx: &mut Transaction<'_>) -> Result<(), JournalError>;
+    fn run(&mut self, tx: &Transaction<'_>) -> Result<Follows, JournalError>;
     fn answer(self: Box<Self>, commit: Result<(), JournalError>);
     fn haste(&self) -> Haste;
 }
@@ -53,20 +56,18 @@ struct Call<F, T> {
 
 impl<F, T> Job for Call<F, T>
 where
-    F: FnOnce(&Connection) -> Result<T, JournalError> + Send,
+    F: FnOnce(&Tx<'_>) -> Result<T, JournalError> + Send,
     T: Send,
 {
-    fn run(&mut self, tx: &mut Transaction<'_>) -> Result<(), JournalError> {
-        let Some(work) = self.work.take() else { return Ok(()) };
-        // A savepoint, so that one request's failure takes nothing of the others with it.
-        let result = tx.savepoint().map_err(JournalError::from).and_then(|savepoint| {
-            let value = work(&savepoint)?;
-            savepoint.commit()?;
-            Ok(value)
-        });
-        let done = result.as_ref().map(drop).map_err(Clone::clone);
+    fn run(&mut self, tx: &Transaction<'_>) -> Result<Follows, JournalError> {
+        let Some(work) = self.work.take() else { return Ok(Follows::default()) };
+        let done = in_part(tx, work);
+        let (result, follows) = match done {
+            Ok((value, follows)) => (Ok(value), Ok(follows)),
+            Err(error) => (Err(error.clone()), Err(error)),
+        };
         self.result = Some(result);
-        done
+        follows
     }
 
     fn answer(mut self: Box<Self>, commit: Result<(), JournalError>) {
@@ -95,6 +96,7 @@ where
 pub(super) struct Writer {
     jobs: mpsc::Sender<Box<dyn Job>>,
     health: Arc<Health>,
+    fresh: Arc<Fresh>,
 }
 
 impl Writer {
@@ -102,8 +104,9 @@ impl Writer {
     /// `commits` is how many the journal has seen; the mark follows.
     pub(super) fn start(connection: Connection, commits: u64, mark: MarkFile) -> Result<Writer, JournalError> {
         let (jobs, queue) = mpsc::channel(QUEUE);
-        let health = Arc::new(Health::new());
-        let file = Ledger { connection, commits, mark, health: Arc::clone(&health), told: None };
+        let (health, fresh) = (Arc::new(Health::new()), Arc::<Fresh>::default());
+        let shared = (Arc::clone(&health), Arc::clone(&fresh));
+        let file = Ledger { connection, commits, mark, health: shared.0, fresh: shared.1, told: None };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
@@ -112,7 +115,12 @@ impl Writer {
             .name("journal".to_owned())
             .spawn(move || runtime.block_on(write(file, queue)))
             .map_err(|e| JournalError::Sqlite(format!("no thread for the writer: {e}")))?;
-        Ok(Writer { jobs, health })
+        Ok(Writer { jobs, health, fresh })
+    }
+
+    /// The end of the outbox, as far as it is known in memory.
+    pub(super) fn fresh(&self) -> &Arc<Fresh> {
+        &self.fresh
     }
 
     /// How the journal is.
@@ -124,7 +132,7 @@ impl Writer {
     pub(super) async fn call<T, F>(&self, work: F) -> Result<T, JournalError>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T, JournalError> + Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T, JournalError> + Send + 'static,
     {
         self.ask(Haste::Write, work).await
     }
@@ -133,7 +141,7 @@ impl Writer {
     pub(super) async fn read<T, F>(&self, work: F) -> Result<T, JournalError>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T, JournalError> + Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T, JournalError> + Send + 'static,
     {
         self.ask(Haste::Read, work).await
     }
@@ -141,7 +149,7 @@ impl Writer {
     async fn ask<T, F>(&self, haste: Haste, work: F) -> Result<T, JournalError>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T, JournalError> + Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T, JournalError> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
         let call = Call { haste, work: Some(work), result: None, answer: Some(answer) };
@@ -152,7 +160,7 @@ impl Writer {
     /// Has `work` done with the next commit.
     pub(super) async fn lazily<F>(&self, work: F) -> Result<(), JournalError>
     where
-        F: FnOnce(&Connection) -> Result<(), JournalError> + Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<(), JournalError> + Send + 'static,
     {
         let call = Call { haste: Haste::Lazy, work: Some(work), result: None, answer: None };
         self.jobs.send(Box::new(call)).await.map_err(|_| JournalError::Closed)
@@ -208,6 +216,7 @@ struct Ledger {
     commits: u64,
     mark: MarkFile,
     health: Arc<Health>,
+    fresh: Arc<Fresh>,
     /// When the log was last told that it cannot be written.
     told: Option<Instant>,
 }
@@ -220,9 +229,9 @@ impl Ledger {
     }
 
     fn read(&mut self, mut job: Box<dyn Job>) {
-        let done = self.connection.transaction().map_err(JournalError::from).and_then(|mut tx| {
+        let done = self.connection.transaction().map_err(JournalError::from).and_then(|tx| {
             // Its own error is in its answer.
-            if let Err(error) = job.run(&mut tx) {
+            if let Err(error) = job.run(&tx) {
                 self.health.failed(&error, &mut self.told);
             }
             tx.commit().map_err(JournalError::from)
@@ -234,27 +243,41 @@ impl Ledger {
         if group.is_empty() {
             return;
         }
-        let done = self.try_commit(&mut group);
-        match &done {
-            Ok(()) => {
+        self.fresh.grows(true);
+        let committed = self.try_commit(&mut group);
+        self.fresh.grows(false);
+        let done = match committed {
+            Ok(Follows { added }) => {
                 self.commits += 1;
-                self.mark.note(self.commits);
+                self.fresh.kept(added);
+                Ok(())
             }
-            Err(error) => self.health.failed(error, &mut self.told),
-        }
+            Err(error) => {
+                self.fresh.forget();
+                self.health.failed(&error, &mut self.told);
+                Err(error)
+            }
+        };
         group.into_iter().for_each(|job| job.answer(done.clone()));
+        // Nobody waits for the mark: it may be behind.
+        if done.is_ok() {
+            self.mark.note(self.commits);
+        }
     }
 
-    fn try_commit(&mut self, group: &mut [Box<dyn Job>]) -> Result<(), JournalError> {
-        let mut tx = self.connection.transaction()?;
-        let mut whole = true;
+    fn try_commit(&mut self, group: &mut [Box<dyn Job>]) -> Result<Follows, JournalError> {
+        let tx = self.connection.transaction()?;
+        let (mut whole, mut all) = (true, Follows::default());
         for job in group {
-            if let Err(error) = job.run(&mut tx) {
-                whole &= !error.may_heal();
-                self.health.failed(&error, &mut self.told);
-                // SQLite takes the whole transaction back where the disk fails; what comes after would stand outside.
-                if tx.is_autocommit() {
-                    return Err(error);
+            match job.run(&tx) {
+                Ok(Follows { added }) => all.added.extend(added),
+                Err(error) => {
+                    whole &= !error.may_heal();
+                    self.health.failed(&error, &mut self.told);
+                    // SQLite takes the whole transaction back where the disk fails; what comes after would stand outside.
+                    if tx.is_autocommit() {
+                        return Err(error);
+                    }
                 }
             }
         }
@@ -263,6 +286,6 @@ impl Ledger {
         if whole {
             self.health.good();
         }
-        Ok(())
+        Ok(all)
     }
 }

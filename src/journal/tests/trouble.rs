@@ -3,7 +3,7 @@
 use super::*;
 
 async fn pages(journal: &Journal, limit: i64) {
-    let set = move |connection: &rusqlite::Connection| {
+    let set = move |connection: &super::super::part::Tx<'_>| {
         connection.pragma_update_and_check(None, "max_page_count", limit, |_| Ok(()))?;
         Ok(())
     };
