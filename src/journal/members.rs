@@ -15,7 +15,7 @@ use rusqlite::Connection;
 impl Journal {
     /// What is kept.
     pub async fn members(&self) -> Result<PerStream<Intervals>, JournalError> {
-        self.writer.read(kept).await
+        self.writer.read(|connection| kept(connection)).await
     }
 
     /// Takes in what `spec` says; durable on return.
