@@ -6,6 +6,7 @@
 //!
 //! Owns the start and the orderly stop. Never acks what is not in the journal.
 
+mod attempt;
 mod clock;
 mod contact;
 mod control;

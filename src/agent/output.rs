@@ -9,8 +9,9 @@
 //! A chunk is one record of the file, so its bytes are the same whoever publishes it and how often; the broker keeps each
 //! number once. Owns what is published when. Acks never wait for it, and it takes no more of the link than configured.
 
+use super::attempt::run_name;
 use super::node::Node;
-use super::worker::{Begun, run_name};
+use super::worker::Begun;
 use crate::broker::{Outgoing, PublishError};
 use crate::exec::runner::{Chunk, Chunks, RunName};
 use crate::journal::{JournalError, Output};

@@ -6,11 +6,12 @@
 //! `Fleet-On-Crash` says otherwise; what was to be stopped for a cancel ends `cancelled`. Runs that the journal does not
 //! know are ended, and their files go.
 
+use super::attempt::run_name;
 use super::control;
 use super::node::Node;
 use super::output;
 use super::reports::Times;
-use super::worker::{Begun, broken_off, outlives_agent, run_name};
+use super::worker::{Begun, broken_off, outlives_agent};
 use crate::exec::runner::{RUN_VARIABLE, RunName};
 use crate::exec::{Marker, boot_id, kill_leftover};
 use crate::journal::{Ended, HeldRun, JournalError, Loaded};

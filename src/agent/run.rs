@@ -15,6 +15,7 @@
 //!
 //! Owns when a run ends. What becomes of a single message is the worker's.
 
+use super::attempt;
 use super::node::Node;
 use super::worker::{self, Begun, End, Stops};
 use crate::journal::{Class, Ended, JournalError, Loaded, RunEnd, Words};
@@ -99,7 +100,7 @@ async fn go(node: &Arc<Node>, mut run: Run, stops: &Stops) -> Result<Worked, Jou
     let mut through: Vec<(RowId, Ended)> = Vec::new();
     while let Some((row, mut begun)) = run.pop_front() {
         begun.started_at = node.clock.now();
-        let trying = worker::try_once(node, row, &begun, &stops.stop);
+        let trying = attempt::try_once(node, row, &begun, &stops.stop);
         tokio::pin!(trying);
         let done = tokio::select! {
             biased;

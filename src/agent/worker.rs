@@ -1,49 +1,36 @@
 //! A worker: one try of one message, from its start in the journal to its end there.
 //!
-//! Owns the timeout, the `running` record of a try that takes long, and the decision between finished and tried again; for
-//! a failed try the error kernel is asked first.
-//! A handler that panics or hangs ends its own try and nothing else. Never publishes: what is to be said goes into the
-//! journal with the step that it is about.
+//! Owns the decision between finished and tried again; for a failed try the error kernel is asked first. Never publishes:
+//! what is to be said goes into the journal with the step that it is about.
 
+use super::attempt::{Done, run_name, try_once};
 use super::control;
 use super::dispatch::{Ends, Event};
 use super::kernel;
 use super::node::Node;
 use super::output;
 use super::reports::Times;
-use super::supervisor::panic_text;
-use crate::exec::runner::RunName;
 use crate::journal::{Decision, Ended, JournalError, Loaded, Verdict};
 use crate::killpoint::{Point, here};
-use crate::methods::{Context, Handler, KILL_GRACE, NodeFacts, ProcessLog, Work};
 use crate::model::admit::Admitted;
-use crate::model::config::LeftRunning;
 use crate::model::directive::Ruling;
 use crate::model::error_event::{Code, Directive};
 use crate::model::header::OnCrash;
 use crate::model::jitter::Backoff;
 use crate::model::lanes::RowId;
-use crate::model::process::Started;
 use crate::model::record::{Outcome, RecordError};
 use crate::model::state::State;
 use crate::model::subject::LaneKey;
-use crate::model::time::{Timestamp, format_duration};
+use crate::model::time::Timestamp;
 use bytes::Bytes;
-use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// A run that takes longer is told of as it runs.
-const TELL_AFTER: Duration = Duration::from_secs(1);
-
 /// How long a message waits that may be late or not, as long as the broker's time is a guess.
 const CLOCK_WAIT: Duration = Duration::from_secs(1);
-
-/// What a process may take beyond its timeout: TERM, grace, KILL, and the last output.
-const KILL_MARGIN: Duration = Duration::from_secs(10);
 
 /// How long a lane waits whose head's step could not be kept.
 pub(crate) const JOURNAL_WAIT: Duration = Duration::from_secs(5);
@@ -266,60 +253,6 @@ pub(crate) fn outlives_agent(node: &Node, message: &Admitted) -> bool {
     node.registry.get(message.subject.method.as_str()).is_some_and(|handler| handler.outlives_agent())
 }
 
-/// A try that is over.
-#[derive(Clone)]
-pub(super) struct Done {
-    pub(super) outcome: Outcome,
-    /// Its output is published: it took long, or an ack does not hold it.
-    published: bool,
-}
-
-pub(super) async fn try_once(node: &Arc<Node>, row: RowId, begun: &Begun, stop: &CancellationToken) -> Done {
-    let mut published = begun.adopted;
-    let Some(handler) = node.registry.get(begun.message.subject.method.as_str()).cloned() else {
-        let outcome = Outcome::ended(State::Refused, Code::UnknownMethod, "the method is gone");
-        return Done { outcome, published };
-    };
-    let work = Work { message: begun.message.clone(), body: begun.body.clone(), attempt: begun.attempt };
-    let context = context(node, row, begun, stop);
-    let run = AssertUnwindSafe(limited(handler.as_ref(), &work, &context)).catch_unwind();
-    tokio::pin!(run);
-    let ended = tokio::select! {
-        biased;
-        ended = &mut run => ended,
-        () = tokio::time::sleep(TELL_AFTER) => {
-            tell_running(node, begun).await;
-            published |= handler.outlives_agent() && output::begin(node, row, begun).await.is_ok();
-            run.await
-        }
-    };
-    let outcome = ended.unwrap_or_else(|panic| {
-        let text = panic_text(panic.as_ref());
-        Outcome::ended(State::Failed, Code::Panicked, format!("the handler panicked: {text}"))
-    });
-    published |= handler.outlives_agent() && !output::fits_inline(node, &outcome);
-    Done { outcome, published }
-}
-
-async fn limited(handler: &dyn Handler, work: &Work, context: &Context) -> Outcome {
-    let timeout = work.message.settings.timeout;
-    let limit = if handler.outlives_agent() { timeout.saturating_add(KILL_GRACE + KILL_MARGIN) } else { timeout };
-    match tokio::time::timeout(limit, handler.run(work, context)).await {
-        Ok(outcome) => outcome,
-        Err(_) => {
-            Outcome::ended(State::TimedOut, Code::TimedOut, format!("not done after {}", format_duration(timeout)))
-        }
-    }
-}
-
-async fn tell_running(node: &Node, begun: &Begun) {
-    let outcome = Outcome { state: State::Running, ..Outcome::succeeded() };
-    let report = node.progress(&begun.message, begun.attempt, begun.times(None), &outcome);
-    if let Err(error) = node.report(vec![report]).await {
-        tracing::debug!(%error, "a running record is missing");
-    }
-}
-
 /// Keeps the end of a try: terminal, or another one follows.
 async fn settle(
     node: &Node,
@@ -382,44 +315,6 @@ fn jittered(wait: Duration) -> Duration {
 impl Begun {
     pub(super) fn times(&self, finished: Option<Timestamp>) -> Times {
         Times { received: self.received_at, started: Some(self.started_at), finished }
-    }
-}
-
-fn context(node: &Arc<Node>, row: RowId, begun: &Begun, stop: &CancellationToken) -> Context {
-    let facts: Arc<dyn NodeFacts> = Arc::clone(node) as _;
-    let notes = ProcessNotes { node: Arc::clone(node), row };
-    Context {
-        node: node.name.clone(),
-        log_dir: node.log_dir.clone(),
-        facts,
-        stop: stop.clone(),
-        processes: Arc::new(notes),
-        runner: node.runner.clone(),
-        run: run_name(node, row, begun.attempt),
-        output_bytes: node.config.agent.output_bytes,
-        kill_left: node.config.agent.left_running == LeftRunning::Kill,
-    }
-}
-
-/// The name of a try with the runner, and the mark of its processes: unique for ever.
-pub(crate) fn run_name(node: &Node, row: RowId, attempt: u32) -> RunName {
-    RunName::numbered(&node.journal.id().to_string(), row.0, attempt)
-}
-
-struct ProcessNotes {
-    node: Arc<Node>,
-    row: RowId,
-}
-
-impl ProcessLog for ProcessNotes {
-    fn started(&self, process: Started) {
-        here(Point::Spawned);
-        let (node, row) = (Arc::clone(&self.node), self.row);
-        tokio::spawn(async move {
-            if let Err(error) = node.journal.note_process(row, process).await {
-                tracing::debug!(%error, "process note");
-            }
-        });
     }
 }
 
