@@ -5,6 +5,7 @@ use edgeward::exec::{Marker, find_marked};
 use edgeward::model::error_event::Code;
 use edgeward::model::record::Record;
 use edgeward::model::state::State;
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Signal, kill_process, test_kill_process};
 use serde_json::json;
 use std::fs;
@@ -62,6 +63,20 @@ async fn what_ended_without_an_agent_is_told_by_the_next() {
     assert_eq!(fleet.record("ship1", "ops", "shell", &behind).await.state, State::Succeeded);
     assert_eq!(marks.times_begun(), 1);
     cleared(&mut fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_the_agent_was_started_with_is_not_given_to_commands() {
+    let given = tempfile::NamedTempFile::new().expect("a file");
+    fcntl_setfd(&given, FdFlags::empty()).expect("to be inherited");
+    let mut fleet = Fleet::start(&["ship1"]).await;
+    let files = format!("/proc/{}/fd", fleet.agent("ship1").pid());
+    let open = fs::read_dir(files).expect("its files").flatten().filter_map(|file| fs::read_link(file.path()).ok());
+    assert!(open.into_iter().any(|file| file == given.path()), "the agent was given it");
+    let id = fleet.command("ship1", "shell", "ls -l /proc/self/fd").await;
+    let open = fleet.record("ship1", "ops", "shell", &id).await.stdout.expect("files");
+    let name = given.path().to_str().expect("a name");
+    assert!(open.contains("/dev/null") && !open.contains(name), "{open}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

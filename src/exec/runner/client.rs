@@ -342,6 +342,8 @@ impl Runner {
     /// Starts a runner: in a group of its own, so that a Ctrl-C for the agent is not one for the commands, and without
     /// the agent's secrets.
     fn launch(&self) -> io::Result<Child> {
+        // What the agent's own parent left open would reach each command: a lock that it holds, a pipe that waits for its end.
+        close_fds::set_fds_cloexec_threadsafe(3, &[]);
         let mut command = Command::new(&self.program);
         command.arg0("edgeward").arg("runner").arg("--folder").arg(self.place.folder());
         command.env_clear().envs(env::clean(std::env::vars_os()));
