@@ -117,7 +117,7 @@ pub enum PublishError {
     /// It cannot be sent as it is.
     #[error("it cannot be sent: {0}")]
     Unsendable(String),
-    /// No answer: whether it is stored is not known.
+    /// No answer, or one that leaves open whether it will be stored.
     #[error("the broker did not say whether it stored it")]
     Unknown,
     /// The connection's task has ended; whether it is stored is not known.

@@ -102,7 +102,13 @@ struct ApiError {
     description: String,
 }
 
-const WRONG_LAST_SEQUENCE: [u64; 2] = [10071, 10164];
+/// The subject's last message is another one than was expected.
+const WRONG_LAST_SEQUENCE: u64 = 10071;
+
+/// A cluster has another message under way, of this `Nats-Msg-Id` or this subject: it may be this very one, sent before, and
+/// may still come to nothing. In words of nats-server: duplicate message id is in process; expected last sequence per subject
+/// temporarily unavailable; wrong last sequence (without saying which).
+const UNDER_WAY: [u64; 3] = [10158, 10163, 10164];
 
 impl Broker {
     /// Publishes and waits for the broker's word, at most `within`.
@@ -157,7 +163,8 @@ fn in_domain(api: &str, subject: &str) -> String {
 pub(super) fn read_answer(payload: &[u8]) -> Result<Stored, PublishError> {
     match serde_json::from_slice(payload) {
         Ok(PubAck { error: Some(error), .. }) => Err(match error.err_code {
-            code if WRONG_LAST_SEQUENCE.contains(&code) => PublishError::WrongLast,
+            WRONG_LAST_SEQUENCE => PublishError::WrongLast,
+            code if UNDER_WAY.contains(&code) => PublishError::Unknown,
             0 => PublishError::Refused { code: error.code, description: error.description },
             code => PublishError::Refused { code, description: error.description },
         }),
@@ -185,6 +192,8 @@ mod tests {
         assert_eq!((stored.seq, stored.duplicate), (StreamSeq(7), true));
         let cas = read_answer(br#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 1"}}"#);
         assert!(matches!(cas, Err(PublishError::WrongLast)));
+        let under_way = read_answer(br#"{"error":{"code":400,"err_code":10164,"description":"wrong last sequence"}}"#);
+        assert!(matches!(under_way, Err(PublishError::Unknown)), "neither stored nor refused for good");
         let full = read_answer(br#"{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"}}"#);
         assert!(matches!(full, Err(PublishError::Refused { code: 10077, .. })));
         assert!(matches!(read_answer(b"hello"), Err(PublishError::Unknown)));

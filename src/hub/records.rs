@@ -41,7 +41,11 @@ async fn link(broker: &Broker, subject: &RecordSubject, record: Record) -> Resul
     let names = broker.names();
     let acks = names.record_stream(RecordStream::Acks);
     let ack = names.record(RecordClass::Ack, subject);
-    let Some(standing) = last_record(broker, &acks, &ack).await? else { return Ok(()) };
+    let found = broker.get_last_at_leader(&acks, &ack).await?;
+    // Gone since, or its leader is: what is to be said of this message is asked again.
+    let found = found.ok_or(HubError::Contended { what: ack })?;
+    // One that is none of ours stays as it is.
+    let Ok(standing) = serde_json::from_slice::<Record>(&found.body) else { return Ok(()) };
     if is_same(&standing, &record) {
         return Ok(());
     }

@@ -16,6 +16,8 @@ pub fn runs(given: &Options) -> Vec<Options> {
         Options { messages: 2500, agent_kills: 50, clock_steps: true, ..run(4, 50) },
         // The broker's word of its time came late over a stalled link, and turned the agent's idea of it back.
         Options { messages: 2500, agent_kills: 40, link_faults: 40, clock_steps: true, disk_full: true, ..run(8, 50) },
+        // A cluster had the record of a message for nobody under way; its copy got no word (`it` has it alone, and short).
+        Options { cluster: true, hub_kills: 20, joins: 30, orders: 30, runner_kills: 15, ..run(2620, 300) },
     ]
 }
 

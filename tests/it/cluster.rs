@@ -4,7 +4,7 @@
 //! old one, and nothing that asks from outside makes that sooner. From then on nodes have to go on within 5 s.
 
 use crate::harness::{Cluster, ELECTION, Process, SOON, open_to, wait_until};
-use edgeward::broker::{Broker, Outgoing};
+use edgeward::broker::{Broker, From, Outgoing};
 use edgeward::model::id::StreamSeq;
 use edgeward::model::record::Record;
 use edgeward::model::state::State;
@@ -118,5 +118,39 @@ async fn a_server_that_is_killed_loses_nothing_with_its_disk_or_without() {
         let lines = fs::read_to_string(out.path().join(node)).unwrap();
         let expected: Vec<&str> = sent.iter().filter(|(to, ..)| *to == node).map(|(.., id)| id.as_str()).collect();
         assert_eq!(lines.lines().collect::<Vec<_>>(), expected, "each once, in order");
+    }
+}
+
+/// While a record is on its way to the other servers, the broker refuses another one of its subject and has neither.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_what_no_node_can_answer_is_told_though_the_first_is_not_stored_yet() {
+    const PAIRS: usize = 200;
+    let cluster = Cluster::start().await;
+    let mut hub = Process::hub(&cluster.urls().join(",")).env("EDGEWARD_HUB__REPLICAS", "3");
+    hub.start();
+    let client = client(&cluster).await;
+    cluster.whole().await;
+    hub.kill();
+    for number in 0..PAIRS {
+        let message =
+            Outgoing::new("fleet.msg.@nobody.command.ops.shell", "true").with("Fleet-Id", format!("m{number}"));
+        for copy in ["one", "other"] {
+            let message = message.clone().with("Nats-Msg-Id", format!("{number}-{copy}"));
+            wait_until(SOON, "it is stored", async || client.publish(&message, SOON).await).await;
+        }
+    }
+    // Both of a pair come to it at once.
+    hub.start();
+    let acks = client.names().record_stream(RecordStream::Acks);
+    for (class, state) in [("ack", State::Undeliverable), ("progress", State::Duplicate)] {
+        wait_until(ELECTION + SOON, format!("each {class}"), async || {
+            let from = From::Seq(StreamSeq(1));
+            let told = client.read_all(&acks, &format!("fleet.{class}._.ops.shell.*"), from, 2 * PAIRS).await;
+            let told = told.map_err(|error| error.to_string())?;
+            let all: Vec<Record> = told.iter().filter_map(|m| serde_json::from_slice(&m.body).ok()).collect();
+            assert!(all.iter().all(|record| record.state == state), "{all:?}");
+            if all.len() == PAIRS { Ok(()) } else { Err(format!("{} of {PAIRS}", all.len())) }
+        })
+        .await;
     }
 }
