@@ -12,6 +12,7 @@ mod messages;
 mod nodes;
 mod records;
 mod results;
+mod streams;
 mod unread;
 mod upkeep;
 mod watch;
