@@ -27,15 +27,19 @@ impl Streams {
     /// Makes what is missing.
     pub(super) async fn keep(&mut self, nodes: &Nodes, config: &HubConfig) -> Result<(), HubError> {
         let broker = nodes.broker();
+        let nodes_stream = broker.names().record_stream(RecordStream::Nodes);
         let missing = topology::plan(broker, config).await?.missing();
         if !missing.is_empty() {
             tracing::error!(streams = missing.join(", "), "missing; made anew");
+            if missing.contains(&nodes_stream) {
+                nodes.forget();
+            }
             topology::ensure(broker, config).await?;
             self.untold.extend(missing);
         }
-        let bucket = broker.stream_state(&broker.names().record_stream(RecordStream::Nodes)).await?.created;
+        let bucket = broker.stream_state(&nodes_stream).await?.created;
         if self.bucket.replace(bucket).is_some_and(|known| known != bucket) {
-            // Its revisions begin anew: what is remembered would be taken for newer.
+            // Whoever made it: its revisions begin anew, and what is remembered would be taken for newer.
             nodes.forget();
         }
         while let Some(stream) = self.untold.first().cloned() {

@@ -86,4 +86,16 @@ async fn the_stream_of_errors_and_the_bucket() {
     ship.send(3).await;
     ran_since(&ship, 0).await;
     assert_eq!(records(&ship.fleet, "fleet.ack.>").await.len(), 6, "one each");
+
+    // A node that is away is not remembered where the bucket does not hold it: its next message makes it anew.
+    ship.fleet.agent("ship1").kill();
+    delete(&ship, "KV_FLEET_NODES").await;
+    let client = &ship.fleet.client;
+    wait_until(SOON, "the bucket", async || client.stream_state("KV_FLEET_NODES").await).await;
+    ship.send(1).await;
+    let spec = "$KV.FLEET_NODES.spec.ship1";
+    let client = &ship.fleet.client;
+    wait_until(SOON, "its spec", async || client.get_last("KV_FLEET_NODES", spec).await.ok().flatten()).await;
+    ship.fleet.start_agent("ship1").await;
+    ran_since(&ship, 0).await;
 }
