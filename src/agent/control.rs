@@ -11,8 +11,8 @@
 use super::node::Node;
 use super::reports::Times;
 use crate::journal::{
-    Cancel, Change as ProcessChange, Class, Door, Effect, JournalError, Key, Loaded, Met, Obeyed, Order, Remember,
-    Report, What, Words,
+    Cancel, Change as ProcessChange, Class, Door, Effect, EndOrder, JournalError, Key, Loaded, Met, Obeyed, Order,
+    Remember, Report, What, Words,
 };
 use crate::model::admit::{Admitted, BodyFacts, MethodFacts};
 use crate::model::error_event::{Code, Directive};
@@ -183,17 +183,19 @@ fn result_line(body: &[u8]) -> Report {
     }
 }
 
-/// The outcome of a try that was broken off: `cancelled` where somebody had asked for that.
-pub(crate) async fn if_cancelled(node: &Node, row: RowId, outcome: Outcome) -> Result<Outcome, JournalError> {
-    let by = node.journal.cancelled_by(row, node.clock.now()).await?;
-    Ok(match by {
-        None => outcome,
-        Some(by) => {
-            let ending = outcome.error.as_ref().map_or("", |error| error.message.as_str());
-            let error = cancel_error(&by, ending.strip_prefix("was stopped: ").unwrap_or(ending));
-            Outcome { state: State::Cancelled, error: Some(error), ..outcome }
-        }
-    })
+/// The outcome of a try that was broken off: who asked for that, where somebody did, and `cancelled` where by a cancel.
+pub(crate) async fn if_asked_for(node: &Node, row: RowId, outcome: Outcome) -> Result<Outcome, JournalError> {
+    let ending = outcome.error.as_ref().map_or("", |error| error.message.as_str());
+    let ending = ending.strip_prefix("was stopped: ").unwrap_or(ending);
+    let (state, error) = if let Some(by) = node.journal.cancelled_by(row, node.clock.now()).await? {
+        (State::Cancelled, cancel_error(&by, ending))
+    } else if let Some(EndOrder { process, by }) = node.journal.end_order(row).await? {
+        let text = format!("ended by `restart` of process {process}, asked by {by}; {ending}");
+        (outcome.state, RecordError::new(Code::Interrupted, text))
+    } else {
+        return Ok(outcome);
+    };
+    Ok(Outcome { state, error: Some(error), ..outcome })
 }
 
 /// The outcome of a try that ended by itself and that a cancel made the last: as it was, and why no other follows.

@@ -330,11 +330,12 @@ impl Dispatcher {
                 LaneFacts { lane: key.to_string(), depth: *depth, head: None, head_stored_at: None, running: *running };
             (facts, *head)
         });
-        let running =
-            |name: &str| lanes.iter().filter(|(key, _, _, running)| *running && key.method.as_str() == name).count();
         let processes = self.node.registry.names().map(|name| {
             let is_stopped = name.parse().is_ok_and(|method| self.lanes.is_stopped(&method));
-            ProcessFacts::new(name, is_stopped, u32::try_from(running(name)).unwrap_or(u32::MAX))
+            let of_it = lanes.iter().filter(|(key, ..)| key.method.as_str() == name);
+            let (running, depth) =
+                of_it.fold((0, 0), |(heads, depth), (_, more, _, runs)| (heads + u32::from(*runs), depth + more));
+            ProcessFacts::new(name, is_stopped, running, depth.saturating_sub(running.into()))
         });
         let depth = lanes.iter().map(|(_, depth, ..)| depth).sum();
         Facts { lanes: shown.collect(), processes: processes.collect(), running: self.lanes.running() as u64, depth }

@@ -9,7 +9,7 @@
 //!
 //! The mark is inode, time of change and hash of the content; a rename keeps them, so that a crash between any two steps
 //! neither loses nor doubles a message, while equal text written later is a new one. Text that is not yet complete JSON
-//! is waited for.
+//! is waited for. What is no plain file, or may not be read, is complained of like a bad one and left where it is.
 //!
 //! The folder is watched, so that a file is seen as it is written, and at rest nothing runs. What the watch cannot see is
 //! found by looking: often while a file is being written, else now and then.
@@ -26,9 +26,9 @@ use crate::model::name::{Sender, Target};
 use crate::model::subject::MsgSubject;
 use rustix::fs::{AtFlags, CWD, RenameFlags, renameat_with};
 use sha2::{Digest, Sha256};
-use std::fs::{self, File};
+use std::fs::{self, File, FileType};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -103,6 +103,16 @@ impl Files {
     }
 }
 
+/// What is there under a name.
+enum Found {
+    Content(Content),
+    /// Something that is not read.
+    Unusable {
+        mark: String,
+        reason: String,
+    },
+}
+
 /// A file's content with what tells it from every other.
 struct Content {
     bytes: Vec<u8>,
@@ -112,12 +122,21 @@ struct Content {
 
 async fn look(node: &Node, files: &Files) -> io::Result<Seen> {
     if !files.claimed.exists() {
-        let Some(content) = read(&files.inmsg)? else { return Ok(Seen::Settled) };
+        let content = match read(&files.inmsg)? {
+            None => return Ok(Seen::Settled),
+            Some(Found::Content(content)) => content,
+            Some(Found::Unusable { mark, reason }) => {
+                if !(is_known_bad(node, &mark).await? && files.error.exists()) {
+                    complain(node, files, &mark, &reason).await?;
+                }
+                return Ok(Seen::Settled);
+            }
+        };
         let is_fresh = content.age < COMPLETE_WITHIN;
         if content.bytes.is_empty() {
             return Ok(if is_fresh { Seen::BeingWritten } else { Seen::Settled });
         }
-        if is_known_bad(node, &content).await? {
+        if is_known_bad(node, &content.mark).await? {
             return Ok(Seen::Settled);
         }
         if matches!(parse(node, &content.bytes), Err(FileError::Incomplete { .. })) && is_fresh {
@@ -127,7 +146,11 @@ async fn look(node: &Node, files: &Files) -> io::Result<Seen> {
         here(Point::Claimed);
     }
     // What was claimed may have grown since it was read.
-    let Some(content) = read(&files.claimed)? else { return Ok(Seen::Settled) };
+    let content = match read(&files.claimed)? {
+        None => return Ok(Seen::Settled),
+        Some(Found::Content(content)) => content,
+        Some(Found::Unusable { reason, .. }) => return Err(io::Error::other(reason)),
+    };
     match parse(node, &content.bytes).and_then(|drafts| messages(node, &drafts)) {
         Ok(reports) => accept(node, files, &content, reports).await?,
         Err(error) => put_back(node, files, &content, &error.to_string()).await?,
@@ -139,9 +162,9 @@ fn parse(node: &Node, bytes: &[u8]) -> Result<Vec<Draft>, FileError> {
     infile::parse(bytes, &|method| node.registry.kind_of(method))
 }
 
-async fn is_known_bad(node: &Node, content: &Content) -> io::Result<bool> {
-    let mark: Option<String> = node.journal.meta(Key::BadInmsg).await.map_err(io::Error::other)?;
-    Ok(mark.as_deref() == Some(&content.mark))
+async fn is_known_bad(node: &Node, mark: &str) -> io::Result<bool> {
+    let known: Option<String> = node.journal.meta(Key::BadInmsg).await.map_err(io::Error::other)?;
+    Ok(known.as_deref() == Some(mark))
 }
 
 /// The messages go into the outbox together with the file's mark; then the file may go.
@@ -161,10 +184,20 @@ async fn accept(node: &Node, files: &Files, content: &Content, reports: Vec<Repo
 }
 
 async fn put_back(node: &Node, files: &Files, content: &Content, reason: &str) -> io::Result<()> {
-    let event = node.event(Severity::Warning, Code::BadInmsg, &format!("inmsg.txt: {reason}"));
+    complain(node, files, &content.mark, &format!("inmsg.txt: {reason}")).await?;
+    // Never over a file that somebody has written since.
+    match renameat_with(CWD, &files.claimed, CWD, &files.inmsg, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(()),
+        Err(_) => fs::rename(&files.claimed, &files.bad),
+    }
+}
+
+/// Says once what is wrong with the thing of this mark: an error event, and the reason in a file beside it.
+async fn complain(node: &Node, files: &Files, mark: &str, reason: &str) -> io::Result<()> {
+    let event = node.event(Severity::Warning, Code::BadInmsg, reason);
     let fresh = node
         .journal
-        .report_once(Key::BadInmsg, content.mark.clone(), vec![node.error_report(&event)])
+        .report_once(Key::BadInmsg, mark.to_owned(), vec![node.error_report(&event)])
         .await
         .map_err(io::Error::other)?;
     if fresh {
@@ -172,13 +205,8 @@ async fn put_back(node: &Node, files: &Files, content: &Content, reason: &str) -
         node.wakes.ring(Class::Error);
     }
     let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&files.error)?;
-    writeln!(file, "inmsg.txt: {reason}")?;
-    file.sync_data()?;
-    // Never over a file that somebody has written since.
-    match renameat_with(CWD, &files.claimed, CWD, &files.inmsg, RenameFlags::NOREPLACE) {
-        Ok(()) => Ok(()),
-        Err(_) => fs::rename(&files.claimed, &files.bad),
-    }
+    writeln!(file, "{reason}")?;
+    file.sync_data()
 }
 
 /// The messages of these drafts, one for each target, as they are published.
@@ -211,12 +239,29 @@ fn message(node: &Node, draft: &Draft, to: &Target, id: &MessageId) -> Report {
     Report { class: Class::Message, subject: node.names.message(&subject), headers, body: draft.body.clone() }
 }
 
-fn read(path: &Path) -> io::Result<Option<Content>> {
+fn read(path: &Path) -> io::Result<Option<Found>> {
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let unusable = |what: String| {
+        let mark = format!("{}:{}.{}", metadata.ino(), metadata.ctime(), metadata.ctime_nsec());
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        Some(Found::Unusable { mark, reason: format!("{name} {what}") })
+    };
+    // Before it is opened: who writes into a pipe would take that for a reader.
+    if let Some(what) = other_than_a_file(metadata.file_type()) {
+        return Ok(unusable(format!("is {what}, and is not read: only a plain file is")));
+    }
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
     let opened = File::options().read(true).custom_flags(i32::try_from(flags.bits()).unwrap_or(0)).open(path);
     let file = match opened {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Ok(unusable(format!("may not be read by the agent: {error}")));
+        }
         Err(error) => return Err(error),
     };
     let metadata = file.metadata()?;
@@ -229,7 +274,18 @@ fn read(path: &Path) -> io::Result<Option<Content>> {
     let mark = format!("{}:{}.{}:{}:{hash:x}", metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.len());
     let age =
         metadata.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or(Duration::MAX);
-    Ok(Some(Content { bytes, mark, age }))
+    Ok(Some(Found::Content(Content { bytes, mark, age })))
+}
+
+/// What it is, where that is no plain file.
+fn other_than_a_file(kind: FileType) -> Option<&'static str> {
+    match kind {
+        kind if kind.is_file() => None,
+        kind if kind.is_symlink() => Some("a symbolic link"),
+        kind if kind.is_dir() => Some("a folder"),
+        kind if kind.is_fifo() => Some("a named pipe"),
+        _ => Some("a device or socket"),
+    }
 }
 
 fn remove(path: &Path) -> io::Result<()> {

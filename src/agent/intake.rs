@@ -110,11 +110,10 @@ async fn first_contact(node: &Node) -> Spec {
         match contact.await {
             Ok(spec) => return spec,
             Err(error) => {
-                match error {
-                    BrokerError::Options(_) | BrokerError::Denied { .. } | BrokerError::DeniedInbox { .. } => {
-                        tracing::error!(%error, "no contact");
-                    }
-                    error => tracing::debug!(%error, "no contact yet"),
+                if error.is_final() {
+                    tracing::error!(%error, "no contact");
+                } else {
+                    tracing::debug!(%error, "no contact yet");
                 }
                 tokio::time::sleep(backoff.next_wait()).await;
             }

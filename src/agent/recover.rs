@@ -88,7 +88,7 @@ async fn end_processes(held: &HeldRun, name: &RunName) {
 async fn settle(node: &Node, held: &HeldRun, loaded: Loaded) -> Result<(), JournalError> {
     let now = node.clock.now();
     let outcome = broken_off("the agent ended while it ran; it may have done part of its work");
-    let outcome = control::if_cancelled(node, held.row, outcome).await?;
+    let outcome = control::if_asked_for(node, held.row, outcome).await?;
     match node.admit(&loaded.message) {
         Ok(message) if message.settings.on_crash == OnCrash::Rerun && outcome.state == State::Interrupted => {
             node.journal.try_again(held.row, Vec::new(), now).await.map(drop)

@@ -265,7 +265,7 @@ async fn settle(
     let outcome = if published { output::end(node, row, begun, outcome).await? } else { outcome };
     // A try that ended by itself keeps its own truth, also where a cancel was on its way.
     let mut outcome = match outcome.state {
-        State::Interrupted => control::if_cancelled(node, row, outcome).await?,
+        State::Interrupted => control::if_asked_for(node, row, outcome).await?,
         _ => outcome,
     };
     let now = node.clock.now();

@@ -88,7 +88,9 @@ impl Broker {
                 BrokerError::Options(format!("`{servers}` is no broker address"))
             }
             async_nats::ConnectErrorKind::Authentication | async_nats::ConnectErrorKind::AuthorizationViolation => {
-                BrokerError::Options(not_accepted(options, &servers))
+                // A user or token may stand in the address.
+                let given = options.access != Access::Open || servers.contains('@');
+                BrokerError::NotAccepted { servers: servers.clone(), given }
             }
             _ => BrokerError::Unreachable { servers: servers.clone(), reason: error.to_string() },
         })?;
@@ -222,16 +224,6 @@ fn addresses(servers: &[String]) -> Result<Vec<ServerAddr>, BrokerError> {
 }
 
 /// The broker wants others, or wants some.
-fn not_accepted(options: &ConnectOptions, servers: &str) -> String {
-    // A user or token may stand in the address.
-    let none_given = options.access == Access::Open && !servers.contains('@');
-    if none_given {
-        format!("the broker at {servers} wants credentials, and there are none")
-    } else {
-        format!("the broker at {servers} does not accept these credentials")
-    }
-}
-
 fn client_options(
     options: &ConnectOptions,
     link: watch::Sender<Link>,

@@ -10,6 +10,14 @@ pub enum BrokerError {
     /// The address, credentials or options cannot be used; trying again will not help.
     #[error("{0}")]
     Options(String),
+    /// The broker does not let us in.
+    #[error("the broker at {servers} {}", if *.given { "does not accept these credentials" } else { "wants credentials, and there are none" })]
+    NotAccepted {
+        /// The addresses tried.
+        servers: String,
+        /// True where it was given credentials.
+        given: bool,
+    },
     /// No broker could be reached.
     #[error("no broker at {servers}: {reason}")]
     Unreachable {
@@ -74,6 +82,12 @@ pub enum BrokerError {
 }
 
 impl BrokerError {
+    /// True where the configuration, the rights or the broker's set-up have to change first: trying again will not help.
+    pub fn is_final(&self) -> bool {
+        use BrokerError::{Denied, DeniedInbox, NotAccepted, Options};
+        matches!(self, Options(_) | NotAccepted { .. } | Denied { .. } | DeniedInbox { .. })
+    }
+
     /// JetStream's error code, where the broker refused.
     pub fn code(&self) -> Option<u64> {
         match self {

@@ -66,6 +66,11 @@ impl From<BrokerError> for CliError {
         let text = chain(&error);
         match error {
             BrokerError::Options(_) => CliError::usage(text),
+            BrokerError::NotAccepted { given: true, .. } => CliError::new(ExitCode::Refused, text)
+                .hint("give others with --creds, --nkey or --context, or have these let in on the broker"),
+            BrokerError::NotAccepted { given: false, .. } => {
+                CliError::new(ExitCode::Refused, text).hint("give them with --creds, --nkey or --context")
+            }
             BrokerError::Unreachable { .. } => CliError::new(ExitCode::Broker, text)
                 .hint("give the broker's address with --server or NATS_URL; `edgeward up` starts one here"),
             BrokerError::NoResponders { .. } | BrokerError::Refused { code: 10059, .. } => {

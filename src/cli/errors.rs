@@ -3,6 +3,7 @@
 use super::error::CliError;
 use super::exit::ExitCode;
 use super::history::local;
+use super::onlooker::Onlooker;
 use super::output::{self, Format};
 use super::say;
 use super::session::Session;
@@ -13,7 +14,6 @@ use crate::model::time::{Since, Timestamp};
 use crate::operator::{ErrorFilter, ErrorLog, StoredError};
 use serde::Serialize;
 use std::io::Write;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Arguments of `errors`.
 #[derive(Debug, clap::Args)]
@@ -62,12 +62,12 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
     });
     let filter = ErrorFilter { node: args.node.clone(), severity };
     let mut log = ErrorLog::open(&broker, filter, args.since, args.follow).await?;
-    let mut interrupts = signal(SignalKind::interrupt())?;
+    let mut onlooker = Onlooker::new()?;
     let mut none = true;
     loop {
         let next = tokio::select! {
             next = log.next() => next?,
-            _ = interrupts.recv() => None,
+            enough = onlooker.has_seen_enough() => enough.map(|()| None)?,
         };
         let Some(error) = next else {
             if none && !args.follow {

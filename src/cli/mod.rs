@@ -24,6 +24,7 @@ pub mod log;
 mod message;
 mod node;
 mod nodes;
+mod onlooker;
 mod output;
 mod progress;
 mod ps;

@@ -2,6 +2,7 @@
 
 use super::error::CliError;
 use super::exit::ExitCode;
+use super::onlooker::Onlooker;
 use super::output::{self, Format};
 use super::say;
 use super::session::Session;
@@ -14,7 +15,6 @@ use serde::Serialize;
 use std::collections::{HashMap, HashSet};
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// A node's clock that is off by more is worth a word.
 const CLOCK_OFF: Duration = Duration::from_secs(5);
@@ -94,7 +94,7 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
         }
         return Ok(ExitCode::Succeeded);
     }
-    let mut interrupts = signal(SignalKind::interrupt())?;
+    let mut onlooker = Onlooker::new()?;
     let mut shown = Shown::default();
     loop {
         let wanted = wanted(&list, &filter, args.sort);
@@ -107,7 +107,7 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
         }
         tokio::select! {
             changed = list.changed() => changed?,
-            _ = interrupts.recv() => return Ok(ExitCode::Succeeded),
+            enough = onlooker.has_seen_enough() => return enough.map(|()| ExitCode::Succeeded),
         }
     }
 }

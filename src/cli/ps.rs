@@ -123,13 +123,7 @@ fn tell_contact(name: &NodeName, facts: &NodeFacts, now: Timestamp) {
 }
 
 fn cells(process: &ProcessFacts, status: Option<&Status>, now: Timestamp) -> [String; 7] {
-    let lanes = status.and_then(|status| status.lanes.as_deref()).unwrap_or_default();
-    let of_it = lanes.iter().filter(|lane| lane.lane.split('.').nth(2) == Some(process.name.as_str()));
-    let waiting: u64 = of_it.map(|lane| lane.depth - u64::from(lane.running).min(lane.depth)).sum();
-    // A status has the fullest lanes only: what waits in the others may be any process's.
-    let told: u64 = lanes.iter().map(|lane| lane.depth).sum();
-    let is_all = status.and_then(|status| status.depth).is_none_or(|depth| depth <= told);
-    let waiting = if is_all { waiting.to_string() } else { format!("{waiting} or more") };
+    let waiting = process.waiting.map_or_else(|| waiting_by_lanes(process, status), |waiting| waiting.to_string());
     let state = match &process.stopped_by {
         Some(by) => format!("{} by {by}", process.state),
         None => process.state.clone(),
@@ -141,6 +135,17 @@ fn cells(process: &ProcessFacts, status: Option<&Status>, now: Timestamp) -> [St
     let ProcessFacts { name, running, failures, restarts, .. } = process;
     let [running, failures, restarts] = [u64::from(*running), *failures, *restarts].map(|number| number.to_string());
     [name.clone(), state, running, waiting, failures, restarts, error.unwrap_or_default()]
+}
+
+/// What waits by the lanes told, as a node of an older release has it: the fullest only, and what waits in the others may be
+/// any process's.
+fn waiting_by_lanes(process: &ProcessFacts, status: Option<&Status>) -> String {
+    let lanes = status.and_then(|status| status.lanes.as_deref()).unwrap_or_default();
+    let of_it = lanes.iter().filter(|lane| lane.lane.split('.').nth(2) == Some(process.name.as_str()));
+    let waiting: u64 = of_it.map(|lane| lane.depth - u64::from(lane.running).min(lane.depth)).sum();
+    let told: u64 = lanes.iter().map(|lane| lane.depth).sum();
+    let is_all = status.and_then(|status| status.depth).is_none_or(|depth| depth <= told);
+    if is_all { waiting.to_string() } else { format!("{waiting} or more") }
 }
 
 async fn send(session: &Session, verb: &str, args: &OrderArgs) -> Result<ExitCode, CliError> {
@@ -176,16 +181,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_waits_in_lanes_that_are_not_told_is_not_left_out() {
+    fn what_waits_is_told_by_the_node_or_by_its_lanes_as_far_as_those_are_known() {
         let waiting = |depth: &str| {
             let lanes =
                 r#"[{"lane":"command.ops.shell.a","depth":3,"running":true},{"lane":"event.ops.log","depth":2}]"#;
             let status = format!(r#"{{"v":1,"node":"n","lanes":{lanes}{depth}}}"#);
             let status: Status = serde_json::from_str(&status).unwrap();
-            cells(&ProcessFacts::new("shell", false, 1), Some(&status), Timestamp::from_nanos(0))[3].clone()
+            let shell = ProcessFacts { waiting: None, ..ProcessFacts::new("shell", false, 1, 7) };
+            cells(&shell, Some(&status), Timestamp::from_nanos(0))[3].clone()
         };
         assert_eq!(waiting(""), "2", "a node of an older release does not tell");
         assert_eq!(waiting(r#","depth":5"#), "2");
         assert_eq!(waiting(r#","depth":9"#), "2 or more");
+        let cells = cells(&ProcessFacts::new("shell", false, 1, 7), None, Timestamp::from_nanos(0));
+        assert_eq!(cells[3], "7", "a node that tells it is believed");
     }
 }

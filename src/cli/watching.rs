@@ -1,10 +1,12 @@
 //! Waiting for the messages of a call, and saying what happens to them meanwhile.
 //!
-//! Owns when a wait is over; where output is shown, not before all of it is. Ctrl-C detaches; nothing here ever cancels a message.
+//! Owns when a wait is over; where output is shown, not before all of it is. Ctrl-C detaches, and so,
+//! quietly, does a reader of stdout that goes; nothing here ever cancels a message.
 
 use super::error::CliError;
 use super::exit::ExitCode;
 use super::live::Live;
+use super::onlooker::Onlooker;
 use super::output::{age, contact_text, id_ref};
 use super::progress::Counters;
 use super::say;
@@ -13,7 +15,6 @@ use crate::model::state::State;
 use crate::operator::{Behind, Row, Totals, Watch};
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 /// How long all that is open must be out of contact before it counts: an agent that was just restarted is back by then.
@@ -58,7 +59,7 @@ pub(super) async fn wait_for(
     let until = patience.wait.map(|wait| Instant::now() + wait);
     let mut told = Told::default();
     let mut counters = Counters::new();
-    let mut interrupts = signal(SignalKind::interrupt())?;
+    let mut onlooker = Onlooker::new()?;
     let mut silent_since: Option<Instant> = None;
     loop {
         let (mut open, mut silent) = (0usize, true);
@@ -102,7 +103,7 @@ pub(super) async fn wait_for(
             }
             shown = show(live.as_deref_mut(), &mut counters) => shown?,
             () = at(until) => return Ok(End::WaitOver),
-            _ = interrupts.recv() => return Ok(End::Detached),
+            enough = onlooker.has_seen_enough() => return enough.map(|()| End::Detached),
         }
     }
 }

@@ -12,6 +12,7 @@ mod messages;
 mod nodes;
 mod records;
 mod results;
+mod streams;
 mod unread;
 mod upkeep;
 mod watch;
@@ -89,13 +90,8 @@ impl HubError {
 
     /// True where the configuration, the rights or the broker's set-up have to change first: trying again will not help.
     pub fn is_unusable(&self) -> bool {
-        matches!(self, HubError::Broker(error) if is_final(error))
+        matches!(self, HubError::Broker(error) if error.is_final())
     }
-}
-
-/// The configuration, the rights or the broker's set-up have to change first.
-fn is_final(error: &BrokerError) -> bool {
-    matches!(error, BrokerError::Options(_) | BrokerError::Denied { .. } | BrokerError::DeniedInbox { .. })
 }
 
 /// An error with its causes in one line.
@@ -163,7 +159,7 @@ async fn make_streams(broker: &Broker, config: &HubConfig) -> Result<(), HubErro
                 tracing::debug!(%plan, "streams");
                 return Ok(());
             }
-            Err(error) if is_final(&error) || matches!(error, BrokerError::Closed) => return Err(error.into()),
+            Err(error) if error.is_final() || matches!(error, BrokerError::Closed) => return Err(error.into()),
             Err(error) => {
                 tracing::warn!(%error, "the streams could not be made; trying again");
                 tokio::time::sleep(backoff.next_wait()).await;

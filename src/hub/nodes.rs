@@ -165,8 +165,21 @@ impl Nodes {
         cause: &str,
         at: Timestamp,
     ) -> Result<(), HubError> {
+        self.tell_as(Severity::Error, node, code, text, cause, at).await
+    }
+
+    /// The same, of another severity.
+    pub(super) async fn tell_as(
+        &self,
+        severity: Severity,
+        node: &str,
+        code: Code,
+        text: &str,
+        cause: &str,
+        at: Timestamp,
+    ) -> Result<(), HubError> {
         let id = Uuid::new_v5(&Uuid::NAMESPACE_URL, cause.as_bytes());
-        let event = ErrorEvent { id, ..ErrorEvent::new(node, Severity::Error, code, text, at) };
+        let event = ErrorEvent { id, ..ErrorEvent::new(node, severity, code, text, at) };
         records::tell_once(&self.broker, &event).await
     }
 
@@ -311,6 +324,11 @@ impl Nodes {
             known.insert(node.clone(), Known { spec: spec.clone(), revision });
         }
         spec
+    }
+
+    /// Forgets every node, to be read again.
+    pub(super) fn forget(&self) {
+        self.known.write().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
     }
 
     /// Takes note of a `spec` as it was stored; one that was removed is forgotten.

@@ -8,6 +8,7 @@ use super::HubError;
 use super::fate::{Letter, NOBODY};
 use super::groups::Audience;
 use super::nodes::Nodes;
+use super::streams::{self, Streams};
 use super::{records, unread};
 use crate::broker::topology::StreamState;
 use crate::broker::{From, Query, RawMessage, is_probe};
@@ -41,24 +42,35 @@ const NAMED: usize = 10;
 /// Longest and shortest time between two passes.
 const EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
+/// How far upkeep has come with a message stream, as long as that is the same.
+#[derive(Debug, Clone, Copy)]
+struct Progress {
+    created: Timestamp,
+    /// Whether a making anew is told.
+    is_told: bool,
+    looked: StreamSeq,
+    warned: StreamSeq,
+}
+
+impl Progress {
+    fn none(created: Timestamp) -> Progress {
+        Progress { created, is_told: false, looked: StreamSeq(0), warned: StreamSeq(0) }
+    }
+}
+
 /// Looks after the streams for ever.
 pub(super) async fn run(nodes: Arc<Nodes>, config: HubConfig) -> Result<(), HubError> {
     let every = (config.retention / 100).clamp(EVERY.0, EVERY.1);
-    let mut looked: PerStream<StreamSeq> = PerStream { commands: StreamSeq(0), events: StreamSeq(0) };
-    let mut told: PerStream<Option<Timestamp>> = PerStream { commands: None, events: None };
-    let mut warned = looked;
+    let none = Progress::none(Timestamp::from_nanos(0));
+    let mut progress = PerStream { commands: none, events: none };
+    let mut streams = Streams::default();
     loop {
         nodes.broker().wait_up().await?;
+        if let Err(error) = streams.keep(&nodes, &config).await {
+            tracing::warn!(error = %super::chain(&error), "the streams are left as they are for now");
+        }
         for stream in StreamKind::ALL {
-            let done = async {
-                let state = nodes.broker().stream_state(&nodes.broker().names().stream(stream)).await?;
-                tell_made_anew(&nodes, stream, &state, told.get_mut(stream)).await?;
-                // After a pause of the hub both may be due at once.
-                unread::warn(&nodes, stream, &state, warned.get_mut(stream)).await?;
-                unread::expire(&nodes, stream, &state, looked.get_mut(stream)).await?;
-                if state.is_above(FULL) { make_room(&nodes, stream, &state, &config).await } else { Ok(()) }
-            };
-            if let Err(error) = done.await {
+            if let Err(error) = look_after(&nodes, stream, progress.get_mut(stream), &config).await {
                 tracing::warn!(?stream, error = %super::chain(&error), "the stream's upkeep is left for later");
             }
         }
@@ -69,26 +81,25 @@ pub(super) async fn run(nodes: Arc<Nodes>, config: HubConfig) -> Result<(), HubE
     }
 }
 
-/// Tells, once, of a message stream that was made anew above what old records name: to a node that looks like a purge.
-async fn tell_made_anew(
+async fn look_after(
     nodes: &Nodes,
     stream: StreamKind,
-    state: &StreamState,
-    told: &mut Option<Timestamp>,
+    progress: &mut Progress,
+    config: &HubConfig,
 ) -> Result<(), HubError> {
-    /// Older news is none; and error events are not kept for ever.
-    const NEWS: Duration = Duration::from_secs(86_400);
-    let is_news = *told != Some(state.created) && state.now.since(state.created) < NEWS;
-    let Some(first) = state.begins_at.filter(|_| is_news) else { return Ok(()) };
     let name = nodes.broker().names().stream(stream);
-    let text = format!(
-        "{name} was missing and was made anew at {}, from sequence {first} on: what no node had taken is gone",
-        state.created
-    );
-    let cause = format!("made-anew/{name}/{first}/{}", state.created);
-    nodes.tell("hub", Code::StreamChanged, &text, &cause, state.now).await?;
-    *told = Some(state.created);
-    Ok(())
+    let state = nodes.broker().stream_state(&name).await?;
+    if progress.created != state.created {
+        *progress = Progress::none(state.created);
+    }
+    if !progress.is_told {
+        streams::tell_if_anew(nodes, &name, &state).await?;
+        progress.is_told = true;
+    }
+    // After a pause of the hub both may be due at once.
+    unread::warn(nodes, stream, &state, &mut progress.warned).await?;
+    unread::expire(nodes, stream, &state, &mut progress.looked).await?;
+    if state.is_above(FULL) { make_room(nodes, stream, &state, config).await } else { Ok(()) }
 }
 
 /// What is done about a stream that fills up.

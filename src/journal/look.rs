@@ -7,7 +7,7 @@ use super::damage::{self, CHECKED_AT_START, reader};
 use super::error::JournalError;
 use super::mark::Mark;
 use super::meta::{self, Key};
-use super::open::{FILE, has_our_id, identity};
+use super::open::{FILE, FileKind, foreign, has_our_id, identity, kind};
 use super::processes::{self, Process};
 use super::rows::{kind_number, lane_at, ref_at};
 use crate::model::id::{JournalId, MsgRef};
@@ -130,7 +130,12 @@ fn see(folder: &Path, path: &Path, mark: Option<&Mark>, lanes: usize) -> Result<
     connection.busy_timeout(BUSY)?;
     let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
     let tx = connection.unchecked_transaction()?;
-    let Some((journal, node)) = identity(&tx)? else {
+    let identity = match kind(&tx)? {
+        FileKind::Foreign => return Err(foreign(path)),
+        FileKind::New => None,
+        FileKind::Ours => identity(&tx)?,
+    };
+    let Some((journal, node)) = identity else {
         return Err(JournalError::Damaged("it does not say whose it is".to_owned()));
     };
     if size <= CHECKED_AT_START {

@@ -47,7 +47,7 @@ pub use meta::Key;
 pub use open::{Journal, Opened, SPACE};
 pub use outbox::{Class, Entry, EntryId, Report};
 pub use output::Output;
-pub use processes::{Change, Effect, Leaving, Obeyed, Order, Process, What};
+pub use processes::{Change, Effect, EndOrder, Leaving, Obeyed, Order, Process, What};
 pub use records::{Again, Finished};
 pub use rows::HeldRun;
 pub use run::{RunEnd, Started};

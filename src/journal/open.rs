@@ -220,14 +220,40 @@ fn begin(connection: &Connection, node: &NodeName, replaced: Option<&str>) -> Re
     Ok(id)
 }
 
-fn prepare(connection: &Connection, path: &Path) -> Result<(), JournalError> {
-    let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-    let (application, version) = (pragma("application_id")?, pragma("user_version")?);
+/// Whose a database is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FileKind {
+    /// A journal.
+    Ours,
+    /// Nobody's yet.
+    New,
+    /// Another program's.
+    Foreign,
+}
+
+pub(super) fn kind(connection: &Connection) -> Result<FileKind, JournalError> {
+    let application: i64 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
-    if application != i64::from(APPLICATION_ID) && (tables > 0 || application != 0) {
-        return Err(JournalError::Foreign { path: path.to_owned(), reason: "another program's database".to_owned() });
+    Ok(match (application, tables) {
+        (application, 1..) if application == i64::from(APPLICATION_ID) => FileKind::Ours,
+        (0, 0) => FileKind::New,
+        (application, 0) if application == i64::from(APPLICATION_ID) => FileKind::New,
+        _ => FileKind::Foreign,
+    })
+}
+
+pub(super) fn foreign(path: &Path) -> JournalError {
+    JournalError::Foreign { path: path.to_owned(), reason: "another program's database".to_owned() }
+}
+
+fn prepare(connection: &Connection, path: &Path) -> Result<(), JournalError> {
+    let kind = kind(connection)?;
+    if kind == FileKind::Foreign {
+        return Err(foreign(path));
     }
-    if tables == 0 {
+    let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let version = pragma("user_version")?;
+    if kind == FileKind::New {
         // Only a new file can take this.
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     }
@@ -247,7 +273,7 @@ fn prepare(connection: &Connection, path: &Path) -> Result<(), JournalError> {
             connection.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} {kind}"))?;
         }
     }
-    if application == 0 {
+    if kind == FileKind::New {
         connection.pragma_update(None, "application_id", APPLICATION_ID)?;
     }
     if version < i64::from(VERSION) {

@@ -20,7 +20,7 @@ use crate::model::lanes::RowId;
 use crate::model::node::FAILURE_WINDOW;
 use crate::model::state::{Phase, State};
 use crate::model::time::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
 /// What is kept of one process.
@@ -130,6 +130,15 @@ impl Obeyed {
     }
 }
 
+/// The order that ends a try: a restart of its process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndOrder {
+    /// The process.
+    pub process: String,
+    /// Who gave it.
+    pub by: String,
+}
+
 /// Whether the agent is to leave for good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leaving {
@@ -164,6 +173,20 @@ impl Journal {
             .read(move |connection| {
                 let mut find = connection.prepare_cached("SELECT coalesce(granted, 0) FROM messages WHERE id = ?1")?;
                 Ok(find.query_row([row.0], |row| row.get(0))?)
+            })
+            .await
+    }
+
+    /// The order that ends the try of this row, where one does.
+    pub async fn end_order(&self, row: RowId) -> Result<Option<EndOrder>, JournalError> {
+        self.writer
+            .read(move |connection| {
+                let mut find = connection.prepare_cached(
+                    "SELECT l.method, m.end_by FROM messages m JOIN lanes l ON l.id = m.lane
+                     WHERE m.id = ?1 AND m.to_end = m.attempt AND m.end_by IS NOT NULL",
+                )?;
+                let read = |row: &rusqlite::Row<'_>| Ok(EndOrder { process: row.get(0)?, by: row.get(1)? });
+                Ok(find.query_row([row.0], read).optional()?)
             })
             .await
     }
@@ -253,7 +276,7 @@ fn apply(
         Change::Restart => {
             start(connection, &name, now)?;
             note_restart(connection, &name, now)?;
-            let running = end_running(connection, &name)?;
+            let running = end_running(connection, &name, by)?;
             let ended = running.len();
             met.extend(running);
             Effect::Restarted { name, ended }
@@ -347,12 +370,12 @@ pub(super) fn note_error(connection: &Connection, name: &str, event: &ErrorEvent
 }
 
 /// The tries of a process that run; kept as those that are to end, so that a later agent ends what it takes up of them.
-fn end_running(connection: &Connection, name: &str) -> Result<Vec<Met>, JournalError> {
+fn end_running(connection: &Connection, name: &str, by: &str) -> Result<Vec<Met>, JournalError> {
     let mut find = connection.prepare_cached(
         "SELECT m.id, l.kind, l.sender, l.method, l.lane FROM messages m JOIN lanes l ON l.id = m.lane
          WHERE m.phase = 1 AND l.method = ?1 ORDER BY m.id",
     )?;
-    let mut mark = connection.prepare_cached("UPDATE messages SET to_end = attempt WHERE id = ?1")?;
+    let mut mark = connection.prepare_cached("UPDATE messages SET to_end = attempt, end_by = ?2 WHERE id = ?1")?;
     let mut rows = find.query([name])?;
     let mut running = Vec::new();
     while let Some(row) = rows.next()? {
@@ -362,7 +385,7 @@ fn end_running(connection: &Connection, name: &str) -> Result<Vec<Met>, JournalE
     }
     for met in &running {
         if let Met::ToStop { row, .. } = met {
-            mark.execute([row.0])?;
+            mark.execute(params![row.0, by])?;
         }
     }
     Ok(running)

@@ -109,7 +109,10 @@ impl Journal {
 fn give_back(connection: &Tx<'_>, row: RowId, now: Timestamp, words: &dyn Words) -> Result<bool, JournalError> {
     let queued = phase(connection, row)?.next(Step::GiveBack)?;
     connection
-        .prepare_cached("UPDATE messages SET phase = ?2, attempt = ?3, started_at = NULL, boot = NULL WHERE id = ?1")?
+        .prepare_cached(
+            "UPDATE messages SET phase = ?2, attempt = ?3, started_at = NULL, boot = NULL, to_end = NULL, end_by = NULL
+             WHERE id = ?1",
+        )?
         .execute(params![row.0, QUEUED, queued.attempt()])?;
     let Some(by) = cancel::of_row(connection, row, now)? else { return Ok(false) };
     let loaded = work::load(connection, row)?;

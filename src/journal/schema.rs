@@ -5,16 +5,17 @@
 pub(super) const APPLICATION_ID: i32 = 0x6564_6777;
 
 /// `PRAGMA user_version`; raised when a table or column is added.
-pub(super) const VERSION: i32 = 5;
+pub(super) const VERSION: i32 = 6;
 
 /// Columns that came after version 1: table, column, type.
-pub(super) const LATER_COLUMNS: [(&str, &str, &str); 6] = [
+pub(super) const LATER_COLUMNS: [(&str, &str, &str); 7] = [
     ("messages", "name", "TEXT"),       // the method, with its lane token behind a dot
     ("messages", "chunks", "INTEGER"),  // of output, of all tries that are over
     ("outbox", "message", "INTEGER"),   // the message whose terminal record it is, where that is kept once published
     ("messages", "granted", "INTEGER"), // tries that a directive has added
     ("messages", "target", "TEXT"),     // to whom it was: a node or @group
     ("messages", "to_end", "INTEGER"),  // the try that an order ends, whichever agent carries that out
+    ("messages", "end_by", "TEXT"),     // who gave that order
 ];
 
 pub(super) const TABLES: &str = "

@@ -185,6 +185,9 @@ pub struct ProcessFacts {
     /// Messages that it runs now.
     #[serde(default)]
     pub running: u32,
+    /// Messages that wait for it, in all lanes; an older release does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<u64>,
     /// Who stopped it, or why it was stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_by: Option<String>,
@@ -207,11 +210,12 @@ pub struct ProcessFacts {
 
 impl ProcessFacts {
     /// A process that was never stopped and never failed.
-    pub fn new(name: &str, is_stopped: bool, running: u32) -> ProcessFacts {
+    pub fn new(name: &str, is_stopped: bool, running: u32, waiting: u64) -> ProcessFacts {
         ProcessFacts {
             name: name.to_owned(),
             state: if is_stopped { "stopped" } else { "running" }.to_owned(),
             running,
+            waiting: Some(waiting),
             stopped_by: None,
             changed_at: None,
             restarts: 0,

@@ -15,6 +15,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::hash::Hash;
 
 /// What the first line says.
 const WHAT: &str = "edgeward messages";
@@ -137,6 +138,12 @@ impl Exported {
     /// Where it was stored.
     pub fn at(&self) -> MsgRef {
         MsgRef { stream: self.stream, seq: self.seq, stored_at: self.stored_at }
+    }
+
+    /// What the messages of one call to several targets have in common.
+    pub(super) fn of_its_call(&self) -> impl Eq + Hash + '_ {
+        let Exported { from, id, kind, method, lane, body, body_base64, .. } = self;
+        (from, id, kind, method, lane, body, body_base64)
     }
 
     /// Whom it was for.

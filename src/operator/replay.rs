@@ -21,7 +21,7 @@ use crate::model::name::{Sender, Target};
 use crate::model::state::State;
 use crate::model::time::{StartBy, Timestamp};
 use futures::{StreamExt, TryStreamExt};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -233,6 +233,9 @@ async fn range(
 /// The messages to be sent, in the order in which the old ones were stored.
 fn repeats(mut meant: Vec<Meant>, to: &[Target], now: Timestamp) -> Result<Vec<Repeat>, Unsendable> {
     meant.sort_by_key(|(message, _)| message.at().stored_at);
+    if !to.is_empty() {
+        keep_one_of_each_call(&mut meant);
+    }
     let mut ids: HashMap<(String, MessageId), MessageId> = HashMap::new();
     let mut all = Vec::with_capacity(meant.len());
     for (message, targets) in meant {
@@ -251,6 +254,16 @@ fn repeats(mut meant: Vec<Meant>, to: &[Target], now: Timestamp) -> Result<Vec<R
         all.push(Repeat { of: message.at(), draft, deadline_dropped });
     }
     Ok(all)
+}
+
+/// A call to several targets is as many messages; who stands for all of them now gets it once.
+fn keep_one_of_each_call(meant: &mut Vec<Meant>) {
+    let firsts: Vec<bool> = {
+        let mut seen = HashSet::new();
+        meant.iter().map(|(message, _)| seen.insert(message.of_its_call())).collect()
+    };
+    let mut firsts = firsts.into_iter();
+    meant.retain(|_| firsts.next() == Some(true));
 }
 
 #[cfg(test)]
@@ -274,9 +287,27 @@ mod tests {
         assert_eq!(new.iter().map(|one| one.draft.headers.replay_of).collect::<Vec<_>>(), [Some(4), Some(5), Some(9)]);
         assert_eq!(new[0].draft.id, new[1].draft.id);
         assert!(new[0].draft.id != new[2].draft.id && new[0].draft.id.as_str() != "a");
-        let elsewhere = repeats(old, &["n7".parse().unwrap()], Timestamp::from_nanos(100)).unwrap();
-        assert_ne!(elsewhere[0].draft.id, elsewhere[1].draft.id, "both go to one node, and both are to run");
-        assert!(elsewhere.iter().all(|one| one.draft.to == ["n7".parse().unwrap()]));
+    }
+
+    #[test]
+    fn a_call_goes_once_to_each_of_those_who_get_it_instead() {
+        let other = |seq, body: &str| {
+            let (one, targets) = message(seq, "a", "n3", None);
+            let mut one = json!(one);
+            one["body"] = json!(body);
+            (serde_json::from_value(one).unwrap(), targets)
+        };
+        let old =
+            vec![message(9, "b", "n1", None), message(4, "a", "n1", None), message(5, "a", "n2", None), other(6, "y")];
+        let to = ["n7".parse().unwrap(), "n8".parse().unwrap()];
+        let new = repeats(old, &to, Timestamp::from_nanos(100)).unwrap();
+        assert_eq!(
+            new.iter().map(|one| one.of.seq.0).collect::<Vec<_>>(),
+            [4, 6, 9],
+            "the second of a call is the first"
+        );
+        assert!(new.iter().all(|one| one.draft.to == to));
+        assert_ne!(new[0].draft.id, new[1].draft.id, "what shares an id and says something else is to run, too");
     }
 
     #[test]

@@ -286,10 +286,12 @@ async fn what_one_may_not_is_said_at_once_and_by_name() {
     // A key that the broker does not know.
     let stranger = fleet.file("stranger.nk", &nkeys::KeyPair::new_user().seed().unwrap());
     let cli = Cli::edgeward(&fleet.broker.url()).within(AT_ONCE);
-    let said = cli.run(&["nodes", "--nkey", &stranger]).await.exits(2);
-    assert!(said.stderr.contains("does not accept these credentials"), "{said:?}");
-    let said = cli.run(&["nodes"]).await.exits(2);
-    assert!(said.stderr.contains("wants credentials, and there are none"), "{said:?}");
+    let said = cli.run(&["nodes", "--nkey", &stranger]).await.exits(7);
+    assert!(said.stderr.contains("does not accept these credentials\nhint: give others with --creds"), "{said:?}");
+    let said = cli.run(&["nodes"]).await.exits(7);
+    assert!(said.stderr.contains("wants credentials, and there are none\nhint: give them with --creds"), "{said:?}");
+    // What cannot be read was never shown to the broker.
+    cli.run(&["nodes", "--nkey", "/nothing/here.nk"]).await.exits(2);
 
     // Services go on trying, since rights can be put right, and say what is wrong.
     let url = fleet.broker.url();

@@ -126,6 +126,34 @@ async fn a_bad_file_is_put_back_and_told_once_until_it_changes() {
 }
 
 #[tokio::test]
+async fn what_is_no_plain_file_is_told_once_and_not_read() {
+    let mut fleet = Fleet::start(&["ship1"]).await;
+    let state = fleet.agent("ship1").state_dir();
+    let (inmsg, elsewhere) = (state.join("inmsg.txt"), state.join("elsewhere"));
+    fs::write(&elsewhere, shell("echo by a link")).unwrap();
+    let mut told = 0;
+    for kind in ["symbolic link", "folder", "named pipe"] {
+        match kind {
+            "symbolic link" => std::os::unix::fs::symlink(&elsewhere, &inmsg).unwrap(),
+            "folder" => fs::create_dir(&inmsg).unwrap(),
+            _ => rustix::fs::mkfifoat(rustix::fs::CWD, &inmsg, rustix::fs::Mode::RUSR).unwrap(),
+        }
+        content(state.join("inmsg.txt.error"), &format!("inmsg.txt is a {kind}")).await;
+        told += 1;
+        wait_until(SOON, "the event", async || complaints(&fleet).await.len() == told).await;
+        // Over a restart, too, it is not told again: the next complaint is another one.
+        fleet.agent("ship1").kill();
+        fleet.start_agent("ship1").await;
+        assert!(!fs::symlink_metadata(&inmsg).unwrap().file_type().is_file(), "it is left where it is");
+        if kind == "folder" { fs::remove_dir(&inmsg) } else { fs::remove_file(&inmsg) }.unwrap();
+    }
+    taken(&state, &shell("echo mended")).await;
+    gone(&state, "inmsg.txt.error").await;
+    assert_eq!(sent_in_the_end(&mut fleet).await, ["echo mended"]);
+    assert_eq!(complaints(&fleet).await.len(), told);
+}
+
+#[tokio::test]
 async fn a_bad_file_is_kept_beside_a_new_one() {
     let mut fleet = Fleet::start(&["ship1"]).await;
     let state = fleet.agent("ship1").state_dir();

@@ -165,6 +165,11 @@ async fn an_admin_overrules_by_the_id_of_an_error() {
     fleet.agent("ship1").restart();
     assert_eq!(direct(&fleet, &event, "restart").await.stdout.as_deref(), Some("shell: restarted\n"));
     assert_eq!(fleet.record("ship1", "ops", "shell", &queued).await.state, State::Succeeded);
+    let marks = Marks::new();
+    let running = fleet.command("ship1", "shell", marks.long("a")).await;
+    marks.pid("a").await;
+    direct(&fleet, &event, "restart").await;
+    is_ended(&fleet, &running, "chief").await;
 
     let unknown =
         order(&fleet, "directive", r#"{"error":"01912d68-783e-7a03-8467-5661c1243ad4","directive":"shutdown"}"#).await;
@@ -280,17 +285,20 @@ async fn a_restart_ends_what_runs_of_its_process_alone() {
     let did = order(&fleet, "restart", r#"{"process":"shell"}"#).await;
     assert_eq!(did.stdout.as_deref(), Some("shell: restarted; running and being ended: 1\n"));
     gone(pid).await;
-    is_ended(&fleet.record("ship1", "ops", "shell", &running).await);
+    is_ended(&fleet, &running, "chief").await;
     assert_eq!(fleet.record("ship1", "ops", "shell", &behind).await.stdout.as_deref(), Some("behind\n"));
     marks.go();
     assert_eq!(fleet.record("ship1", "ops", "exec", &other).await.exit_code, Some(7));
 }
 
-/// As a restart ends a command.
-fn is_ended(record: &Record) {
+/// The command ended as a restart ends one; the record and the error event say who asked for that.
+async fn is_ended(fleet: &Fleet, id: &str, by: &str) {
+    let record = fleet.record("ship1", "ops", "shell", id).await;
     let message = record.error.as_ref().map(|error| error.message.as_str());
-    let expected = (State::Interrupted, 1, Some("was stopped: ended by signal 15"));
-    assert_eq!((record.state, record.attempt, message), expected, "{record:?}");
+    let expected = format!("ended by `restart` of process shell, asked by {by}; ended by signal 15");
+    assert_eq!((record.state, record.attempt, message), (State::Interrupted, 1, Some(&*expected)), "{record:?}");
+    let event = error_of(fleet, "ship1", Severity::Warning, Code::Interrupted, id).await;
+    assert_eq!(event.message, expected);
 }
 
 #[cfg(feature = "kill-points")]
@@ -310,7 +318,7 @@ async fn what_a_restart_is_to_end_ends_though_the_agent_died_before_it_did_so() 
     dies_at(&mut fleet, Point::Recovered, async |_| {}).await;
     fleet.start_agent("ship1").await;
     gone(pid).await;
-    is_ended(&fleet.record("ship1", "ops", "shell", &running).await);
+    is_ended(&fleet, &running, "chief").await;
     let did = fleet.record("ship1", "chief", "restart", "anew").await;
     assert_eq!(did.stdout.as_deref(), Some("shell: restarted; running and being ended: 1\n"));
     // It was about what ran then.

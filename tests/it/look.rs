@@ -90,6 +90,14 @@ async fn a_missing_or_damaged_journal_is_said_and_left_as_it_is() {
     fs::write(&journal, "this is no database, ".repeat(200)).unwrap();
     let foreign = cli.run(&["local", "--state-dir", state]).await.exits(78);
     assert!(foreign.stderr.contains("not a journal") && !foreign.stderr.contains("hint:"), "{foreign:?}");
+    fs::remove_file(&journal).unwrap();
+    let other = rusqlite::Connection::open(&journal).unwrap();
+    other.execute_batch("CREATE TABLE recipes (name TEXT)").unwrap();
+    drop(other);
+    let before = fs::read(&journal).unwrap();
+    let foreign = cli.run(&["local", "--state-dir", state]).await.exits(78);
+    assert!(foreign.stderr.contains("not a journal of edgeward's: another program's database"), "{foreign:?}");
+    assert_eq!(fs::read(&journal).unwrap(), before);
 
     let mut fleet = Fleet::start(&["ship1"]).await;
     assert_eq!(fleet.run("ship1", "ping", "").await.state, State::Succeeded);

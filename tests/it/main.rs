@@ -11,6 +11,7 @@ mod cancel;
 mod cgroup;
 mod cli;
 mod cluster;
+mod deleted;
 mod deploy;
 mod docs;
 mod doctor;

@@ -150,6 +150,16 @@ async fn a_reader_that_has_seen_enough_ends_it_quietly() {
         let said = sh.run(&["-c", &format!("edgeward {verb} > /dev/full")]).await.exits(6);
         assert!(said.stderr.contains("the message is stored: edgeward status "), "{verb}: {said:?}");
     }
+    // One that has seen all that there is for now is not waited for with the next line.
+    let running = fleet.command("ship1", "shell", "echo one; sleep 1000").await;
+    sh.run(&["-c", "edgeward run ship1 'exit 3' --lane other"]).await.exits(1);
+    let follow = format!("result {running} --follow");
+    for verb in ["errors --follow", "nodes --watch", &follow, "run ship1 'echo one; sleep 1000' --id left --lane left"]
+    {
+        let line = format!("{{ edgeward {verb} 2>err; echo $? >code; }} | head -1 | wc -l; cat err code; rm err code");
+        assert_eq!(sh.run(&["-c", &line]).await.ok(), "1\n0\n", "{verb}");
+    }
+    assert!(fleet.cli().run(&["status", "left"]).await.exits(3).stdout.contains("running"), "it goes on");
 }
 
 #[tokio::test]

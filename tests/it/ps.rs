@@ -100,3 +100,17 @@ async fn all_at_once_and_what_is_refused() {
         assert_eq!((record.state, record.error.unwrap().code), (State::Refused, Code::BadBody), "{body}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_is_counted_over_more_lanes_than_are_told() {
+    const LANES: usize = 40;
+    let fleet = Fleet::start(&["ship1"]).await;
+    order(&fleet, "stop", r#"{"process":"shell"}"#).await;
+    for n in 0..LANES {
+        fleet.publish(&format!("fleet.msg.ship1.command.ops.shell.l{n}"), &[], "true").await;
+    }
+    process(&fleet, "shell", |shell| shell.waiting == Some(LANES as u64)).await;
+    let shown = fleet.cli().run(&["ps", "ship1"]).await.ok();
+    let line = shown.lines().find(|line| line.starts_with("shell")).unwrap_or_default();
+    assert!(line.contains(&format!("  {LANES}  ")) && !shown.contains("or more"), "{shown}");
+}

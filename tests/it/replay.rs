@@ -86,6 +86,14 @@ async fn messages_are_sent_again_in_their_order() {
     wait_until(SOON, "another node", async || words(&file).len() == 3).await;
     cli.run(&["replay", "1", "--to", "ship2"]).await.ok();
     wait_until(SOON, "one more", async || words(&file).len() == 4).await;
+    // A call to two goes to the third once.
+    cli.run(&["run", "ship1,ship2", &note(&file, "both"), "--id", "both"]).await.ok();
+    let dry = cli.run(&["replay", "both", "--to", "ship1", "--dry-run"]).await.exits(0);
+    assert_eq!(dry.stdout.matches("Fleet-Replay-Of:").count(), 1, "{dry:?}");
+    let sent = objects(&cli.run(&["replay", "both", "--to", "ship1", "-o", "json"]).await.ok());
+    assert_eq!(sent.len(), 1, "{sent:?}");
+    cli.run(&["wait", sent[0]["id"].as_str().unwrap(), "--for", "20s"]).await.ok();
+    assert_eq!(words(&file).iter().filter(|word| *word == "both").count(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -65,10 +65,13 @@ impl StreamPlan {
         }
     }
 
+    fn is_missing(&self) -> bool {
+        matches!(self.standing, Standing::Missing { .. })
+    }
+
     /// True where it has to be made or changed.
     pub fn needs_work(&self) -> bool {
-        matches!(self.standing, Standing::Missing { .. })
-            || self.differences().iter().any(|d| d.handling == Handling::Change)
+        self.is_missing() || self.differences().iter().any(|d| d.handling == Handling::Change)
     }
 
     /// The settings as found, with what may be changed.
@@ -93,6 +96,11 @@ impl Plan {
     /// True where a stream has to be made or changed.
     pub fn needs_work(&self) -> bool {
         self.streams.iter().any(StreamPlan::needs_work)
+    }
+
+    /// The names of the streams that are not there.
+    pub fn missing(&self) -> Vec<String> {
+        self.streams.iter().filter(|stream| stream.is_missing()).map(|stream| stream.name().to_owned()).collect()
     }
 
     fn refusal(&self) -> Option<BrokerError> {

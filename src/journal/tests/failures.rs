@@ -129,9 +129,12 @@ async fn orders_are_kept_and_say_what_they_did() {
     let journal = bed.open();
     let to_end = async || journal.held_runs().await.unwrap().iter().map(|run| run.to_end).collect::<Vec<_>>();
     assert_eq!(to_end().await, [true], "also by who opens it next");
+    let by_chief = Some(EndOrder { process: "shell".to_owned(), by: "chief".to_owned() });
+    assert_eq!(journal.end_order(head).await.unwrap(), by_chief, "and who asked for that");
     journal.try_again(head, vec![], NOW).await.unwrap();
     journal.start(head, NOW, |_| Verdict::Start).await.unwrap();
     assert_eq!(to_end().await, [false], "that try, no later one");
+    assert_eq!(journal.end_order(head).await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -80,3 +80,21 @@ async fn what_needs_no_running_is_over_as_it_is_taken() {
     let again = journal.start(RowId(2), NOW, |_| Verdict::Start).await.unwrap();
     assert_eq!(again, Decision::Gone);
 }
+
+#[tokio::test]
+async fn an_order_that_ends_a_run_does_not_end_what_is_given_back_and_begins_later() {
+    let bed = Bed::new();
+    let journal = bed.open();
+    queued(&journal, 2).await;
+    assert_eq!(begin(&journal, 1, 9).await, [2]);
+    let what = What::Processes { names: vec!["shell".to_owned()], change: Change::Restart };
+    let restart = Door::Order(Order { what, by: "chief".to_owned() });
+    take(&journal, vec![Arrival { kind: Some(Kind::Control), ..arrival(9, "r", restart) }]).await;
+    let to_end = async || journal.held_runs().await.unwrap().iter().map(|run| run.to_end).collect::<Vec<_>>();
+    assert_eq!(to_end().await, [true, true]);
+    // The first one is through; the second, which was not tried, begins when its turn comes.
+    assert_eq!(end(&journal, &[1], &[2]).await, RunEnd { over: 1, next: Some(RowId(2)) });
+    journal.start(RowId(2), NOW, |_| Verdict::Start).await.unwrap();
+    assert_eq!(to_end().await, [false]);
+    assert_eq!(journal.end_order(RowId(2)).await.unwrap(), None);
+}
