@@ -141,7 +141,7 @@ impl Writer {
         let mut since = Instant::now();
         loop {
             let stale =
-                found.as_ref().and_then(|(_, status)| status.as_ref()).map_or(Duration::ZERO, lease::stale_after);
+                found.as_ref().and_then(|(_, status)| status.as_ref()).map_or(Duration::ZERO, Status::two_beats);
             if since.elapsed() >= stale {
                 return Ok(found);
             }

@@ -193,7 +193,7 @@ fn table(wanted: &Wanted<'_>, now: Timestamp) -> comfy_table::Table {
 /// Messages in the lanes of a node, running ones too.
 pub(super) fn waiting(facts: &NodeFacts) -> Option<u64> {
     let (status, _) = facts.status.as_ref()?;
-    status.depth.or_else(|| Some(status.lanes.as_ref()?.iter().map(|lane| lane.depth).sum()))
+    status.depth.or_else(|| status.depth_told())
 }
 
 fn cells(node: &str, facts: &NodeFacts, now: Timestamp) -> [String; 8] {

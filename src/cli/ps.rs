@@ -125,9 +125,9 @@ fn tell_contact(name: &NodeName, facts: &NodeFacts, now: Timestamp) {
 fn cells(process: &ProcessFacts, status: Option<&Status>, now: Timestamp) -> [String; 7] {
     let lanes = status.and_then(|status| status.lanes.as_deref()).unwrap_or_default();
     let of_it = lanes.iter().filter(|lane| lane.lane.split('.').nth(2) == Some(process.name.as_str()));
-    let waiting: u64 = of_it.map(|lane| lane.depth - u64::from(lane.running).min(lane.depth)).sum();
+    let waiting = of_it.fold(0u64, |sum, lane| sum.saturating_add(lane.depth.saturating_sub(lane.running.into())));
     // A status has the fullest lanes only: what waits in the others may be any process's.
-    let told: u64 = lanes.iter().map(|lane| lane.depth).sum();
+    let told = status.and_then(Status::depth_told).unwrap_or(0);
     let is_all = status.and_then(|status| status.depth).is_none_or(|depth| depth <= told);
     let waiting = if is_all { waiting.to_string() } else { format!("{waiting} or more") };
     let state = match &process.stopped_by {
