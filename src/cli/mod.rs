@@ -185,7 +185,7 @@ impl Cli {
 
 /// One line of talk, on stderr. Talk that nobody reads is no reason to stop.
 fn say(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", output::plain(line));
 }
 
 #[cfg(test)]

@@ -166,10 +166,7 @@ impl Shown {
         for (node, facts) in changed {
             match format {
                 Format::Json => print_one(node, facts, now)?,
-                Format::Table => {
-                    let line = cells(node, facts, now).join("  ");
-                    writeln!(std::io::stdout().lock(), "{}", line.trim_end())?;
-                }
+                Format::Table => output::print_line(&cells(node, facts, now).join("  "))?,
             }
         }
         Ok(())

@@ -64,6 +64,45 @@ async fn numbers_that_cannot_be_end_neither_the_hub_nor_whoever_reads() {
     lives_on(&mut fleet, "ship1", pid).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_says_does_not_act_on_a_terminal() {
+    const ACTS: &str = "\u{1b}]0;mine\u{7}\u{9b}2J";
+    let (fleet, journal) = (Fleet::start(&["ship1"]).await, JournalId::fresh());
+    hello(&fleet, "ghost", journal).await;
+    taken_in(&fleet, "ghost", journal).await;
+    let status = json!({
+        "v": 1, "node": "ghost", "journal": journal, "version": ACTS, "labels": { ACTS: ACTS }, "journal_error": ACTS,
+        "host": { "name": ACTS }, "lanes": [{ "lane": ACTS, "depth": 1 }],
+        "processes": [{ "name": ACTS, "state": ACTS, "last_error": ACTS, "stopped_by": ACTS }],
+    });
+    fleet.publish("$KV.FLEET_NODES.status.ghost", &[], status.to_string()).await;
+    let event = ErrorEvent::new("ghost", Severity::Error, Code::Failed, "", Timestamp::local_now());
+    let event = ErrorEvent { message: ACTS.to_owned(), process: Some(ACTS.to_owned()), ..event };
+    fleet.publish("fleet.error.ghost.error.failed", &[], event.encode()).await;
+    let stored = fleet.publish("fleet.msg.ghost.command.ops.shell", &[], "true").await;
+    let (seq, cli) = (stored.seq.to_string(), fleet.cli());
+    let open = [cli.run(&["why", &seq]).await, cli.run(&["run", "ghost", "true", "--wait", "100ms"]).await];
+    let bare = bare(&fleet, &stored, State::Failed).await;
+    let error = RecordError { code: Code::Spawn, message: ACTS.to_owned() };
+    let record = Record { error: Some(error), ..bare };
+    fleet.publish(&format!("fleet.ack.ghost.ops.shell.{}", record.id), &[], record.encode()).await;
+    for args in [&["nodes"][..], &["node", "ghost"], &["ps", "ghost"], &["errors"]] {
+        let said = cli.run(args).await;
+        assert!(said.stdout.contains("mine"), "{args:?}: {said:#?}");
+        assert!(is_plain(&said), "{args:?}: {said:#?}");
+    }
+    for verb in ["why", "wait", "status", "result"] {
+        let said = cli.run(&[verb, &seq]).await;
+        assert!(said.stdout.contains("mine") || said.stderr.contains("mine"), "{verb}: {said:#?}");
+        assert!(is_plain(&said), "{verb}: {said:#?}");
+    }
+    open.iter().for_each(|said| assert!(is_plain(said), "{said:#?}"));
+}
+
+fn is_plain(said: &Said) -> bool {
+    [&said.stdout, &said.stderr].iter().all(|text| !text.contains(|c: char| c.is_control() && c != '\n'))
+}
+
 /// What `ghost` could tell of a command of `ops`.
 async fn bare(fleet: &Fleet, stored: &Stored, state: State) -> Record {
     let message = fleet.client.get(&stored.stream, stored.seq).await.unwrap().unwrap();
