@@ -119,6 +119,11 @@ impl Clock {
         self.lock().now().best
     }
 
+    /// The broker's time as far as it is certain; where the rest is a guess, [`Clock::now`] may be years ahead of it.
+    pub(crate) fn at_last(&self) -> Timestamp {
+        self.lock().now().floor
+    }
+
     /// Whether the broker's clock has passed this time; `None` where only a guess says so.
     pub(crate) fn is_past(&self, time: Timestamp) -> Option<bool> {
         let now = self.lock().now();

@@ -185,7 +185,7 @@ fn result_line(body: &[u8]) -> Report {
 
 /// The outcome of a try that was broken off: `cancelled` where somebody had asked for that.
 pub(crate) async fn if_cancelled(node: &Node, row: RowId, outcome: Outcome) -> Result<Outcome, JournalError> {
-    let by = node.journal.cancelled_by(row, node.clock.now()).await?;
+    let by = node.journal.cancelled_by(row, node.clock.at_last()).await?;
     Ok(match by {
         None => outcome,
         Some(by) => {
@@ -198,7 +198,7 @@ pub(crate) async fn if_cancelled(node: &Node, row: RowId, outcome: Outcome) -> R
 
 /// The outcome of a try that ended by itself and that a cancel made the last: as it was, and why no other follows.
 pub(crate) async fn last_try(node: &Node, row: RowId, outcome: Outcome) -> Result<Outcome, JournalError> {
-    let by = node.journal.cancelled_by(row, node.clock.now()).await?;
+    let by = node.journal.cancelled_by(row, node.clock.at_last()).await?;
     Ok(match by {
         Some(by) => not_followed(outcome, &by),
         None => outcome,
