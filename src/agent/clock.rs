@@ -1,4 +1,4 @@
-//! The broker's clock, as the node knows it: deadlines are judged by it, never by the node's own (DESIGN §6).
+//! The broker's clock, as the node knows it: deadlines are judged by it, never by the node's own.
 //!
 //! Between two words of the broker it runs on the machine's monotonic clock, so that a step of the node's own clock
 //! changes nothing. Before the first word after a start it goes on from the last one of this boot, by the time since the

@@ -1,4 +1,4 @@
-//! Control messages: taken in stream order like all others and acted on at once, not queued in lanes (PROTOCOL §7).
+//! Control messages: taken in stream order like all others and acted on at once, not queued in lanes.
 //!
 //! Owns the verbs that this node knows. The change that a verb makes is kept in the same commit as its record; effects
 //! outside the journal follow from what is kept. Verbs that are not here are refused.

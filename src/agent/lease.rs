@@ -1,4 +1,4 @@
-//! The lease on the node's name (PROTOCOL §5): `status.<node>`, held by whoever wrote it last.
+//! The lease on the node's name: `status.<node>`, held by whoever wrote it last.
 //!
 //! Owns the decision whether this run may write over the status that is there, and what the journal keeps for it: runs and
 //! beats are kept before they are written, so what the journal does not know somebody else has written: the agent of a

@@ -1,4 +1,4 @@
-//! What the last agent left behind: runs that were going on when it ended (DESIGN §5).
+//! What the last agent left behind: runs that were going on when it ended.
 //!
 //! A command has gone on without an agent: its try is taken up as it stands, running, over, or not begun yet, which its
 //! runner knows ([`crate::exec::runner`]). After another boot that holds only where its end is in its file. All else was

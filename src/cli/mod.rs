@@ -1,4 +1,4 @@
-//! The command line (DESIGN §10): one file and one variant per verb.
+//! The command line: one file and one variant per verb.
 //!
 //! Owns what is printed, and exit codes. Never speaks to the broker itself; the operator's library does.
 

@@ -1,4 +1,4 @@
-//! Messages written in a file (DESIGN §4): `edgeward send --file` and `inmsg.txt`.
+//! Messages written in a file: `edgeward send --file` and `inmsg.txt`.
 //!
 //! Owns the fields of such a file, their other names, and errors that tell line, column and field. Never reads a file,
 //! and never fills in an id or a default but the kind, which is the method's.

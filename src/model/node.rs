@@ -1,4 +1,4 @@
-//! Node state on the broker (DESIGN §8): `spec` (the hub's word), `hello` (a journal asking in), `status` (the node's word).
+//! Node state on the broker: `spec` (the hub's word), `hello` (a journal asking in), `status` (the node's word).
 //!
 //! Owns the JSON shapes: unknown fields are ignored, missing ones are null, so that releases may differ. Never reads or
 //! writes the bucket.

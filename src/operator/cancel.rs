@@ -1,4 +1,4 @@
-//! Cancelling: which messages are meant, and one cancel for each, told to every target of it (PROTOCOL §7).
+//! Cancelling: which messages are meant, and one cancel for each, told to every target of it.
 //!
 //! Owns resolving what a person says to (sender, id) and targets before anything is sent, and what is known of cancels
 //! that no node has answered yet. A cancel is a wish: what became of the message is told by its own record.

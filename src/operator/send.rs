@@ -1,4 +1,4 @@
-//! Sending: one message to several targets, stored with the broker's word for each (PROTOCOL §8).
+//! Sending: one message to several targets, stored with the broker's word for each.
 //!
 //! Owns headers and dedup keys of what our tools send, repeating until the broker answers, and what a duplicate means.
 //! Never waits for what becomes of it.
