@@ -1,4 +1,4 @@
-//! The broker's clock, as the node knows it: deadlines are judged by it, never by the node's own (DESIGN §6).
+//! The broker's clock, as the node knows it: deadlines are judged by it, never by the node's own.
 //!
 //! Between two words of the broker it runs on the machine's monotonic clock, so that a step of the node's own clock
 //! changes nothing. Before the first word after a start it goes on from the last one of this boot, by the time since the
@@ -117,6 +117,11 @@ impl Clock {
     /// The broker's time, as well as it is known.
     pub(crate) fn now(&self) -> Timestamp {
         self.lock().now().best
+    }
+
+    /// The broker's time as far as it is certain; where the rest is a guess, [`Clock::now`] may be years ahead of it.
+    pub(crate) fn at_last(&self) -> Timestamp {
+        self.lock().now().floor
     }
 
     /// Whether the broker's clock has passed this time; `None` where only a guess says so.

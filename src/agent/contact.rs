@@ -1,4 +1,4 @@
-//! First contact (PROTOCOL §5): the hub says whether this journal is the node, and where its messages begin.
+//! First contact: the hub says whether this journal is the node, and where its messages begin.
 //!
 //! An agent whose journal is not the one in `spec` writes `hello` and takes nothing until `spec` names it.
 

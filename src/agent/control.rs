@@ -1,4 +1,4 @@
-//! Control messages: taken in stream order like all others and acted on at once, not queued in lanes (PROTOCOL §7).
+//! Control messages: taken in stream order like all others and acted on at once, not queued in lanes.
 //!
 //! Owns the verbs that this node knows. The change that a verb makes is kept in the same commit as its record; effects
 //! outside the journal follow from what is kept. Verbs that are not here are refused.
@@ -187,7 +187,7 @@ fn result_line(body: &[u8]) -> Report {
 pub(crate) async fn if_asked_for(node: &Node, row: RowId, outcome: Outcome) -> Result<Outcome, JournalError> {
     let ending = outcome.error.as_ref().map_or("", |error| error.message.as_str());
     let ending = ending.strip_prefix("was stopped: ").unwrap_or(ending);
-    let (state, error) = if let Some(by) = node.journal.cancelled_by(row, node.clock.now()).await? {
+    let (state, error) = if let Some(by) = node.journal.cancelled_by(row, node.clock.at_last()).await? {
         (State::Cancelled, cancel_error(&by, ending))
     } else if let Some(EndOrder { process, by }) = node.journal.end_order(row).await? {
         let text = format!("ended by `restart` of process {process}, asked by {by}; {ending}");
@@ -200,7 +200,7 @@ pub(crate) async fn if_asked_for(node: &Node, row: RowId, outcome: Outcome) -> R
 
 /// The outcome of a try that ended by itself and that a cancel made the last: as it was, and why no other follows.
 pub(crate) async fn last_try(node: &Node, row: RowId, outcome: Outcome) -> Result<Outcome, JournalError> {
-    let by = node.journal.cancelled_by(row, node.clock.now()).await?;
+    let by = node.journal.cancelled_by(row, node.clock.at_last()).await?;
     Ok(match by {
         Some(by) => not_followed(outcome, &by),
         None => outcome,

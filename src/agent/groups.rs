@@ -1,4 +1,4 @@
-//! The groups that this node is a member of, by stream sequence (PROTOCOL §4).
+//! The groups that this node is a member of, by stream sequence.
 //!
 //! Owns the copy in memory of what the journal keeps (`journal::members`). Marks in the streams change that in the commit
 //! that takes them; what `spec` says of marks that this journal never saw is learnt before a session begins. The copy knows

@@ -1,4 +1,4 @@
-//! `inmsg.txt`: messages that are sent by writing a file into the state folder (DESIGN §4).
+//! `inmsg.txt`: messages that are sent by writing a file into the state folder.
 //!
 //! ```text
 //! inmsg.txt, readable and complete → renamed to inmsg.claimed → parsed

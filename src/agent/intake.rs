@@ -7,7 +7,7 @@
 //! link up → version → spec names us → sessions: open → [batch → durable → ack]* → broken → backoff → open …
 //! ```
 //!
-//! Owns catch-up: no command stored before a session starts to run until the session has reached its end (PROTOCOL §2).
+//! Owns catch-up: no command stored before a session starts to run until the session has reached its end.
 //! It holds from before the session is asked for, and at the agent's start until it is clear that there is no link.
 
 use super::clock::BootClock;

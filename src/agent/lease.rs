@@ -1,4 +1,4 @@
-//! The lease on the node's name (PROTOCOL §5): `status.<node>`, held by whoever wrote it last.
+//! The lease on the node's name: `status.<node>`, held by whoever wrote it last.
 //!
 //! Owns the decision whether this run may write over the status that is there, and what the journal keeps for it: runs and
 //! beats are kept before they are written, so what the journal does not know somebody else has written: the agent of a
@@ -8,7 +8,6 @@ use crate::model::id::JournalId;
 use crate::model::node::Status;
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -106,13 +105,6 @@ pub(crate) fn judge(status: Option<&Status>, kept: &Kept, journal: JournalId) ->
     let own = own_run && status.beat.is_none_or(|beat| beat <= kept.beat + 1);
     let free = own || status.stopped == Some(true) || status.journal != Some(journal);
     if free { Claim::Free } else { Claim::Taken }
-}
-
-/// How long a status may stand unchanged before its writer counts as gone: two beats and a little.
-pub(crate) fn stale_after(status: &Status) -> Duration {
-    const DEFAULT: Duration = Duration::from_secs(30);
-    let interval = status.interval_s.and_then(|s| Duration::try_from_secs_f64(s).ok()).unwrap_or(DEFAULT);
-    interval.saturating_mul(2).saturating_add(Duration::from_millis(500))
 }
 
 #[cfg(test)]

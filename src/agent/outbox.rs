@@ -3,7 +3,7 @@
 //! One task per class, so that a flood of error events does not hold up an ack. A window of entries is sent in order, many
 //! of them under way at once; what was not stored is sent again before the next window, so the order holds.
 //!
-//! Owns what to do when the broker already has a terminal record (PROTOCOL §3). Never makes up what is to be said,
+//! Owns what to do when the broker already has a terminal record. Never makes up what is to be said,
 //! except in place of an entry that can never be published.
 
 use super::node::Node;

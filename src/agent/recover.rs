@@ -1,4 +1,4 @@
-//! What the last agent left behind: runs that were going on when it ended (DESIGN §5).
+//! What the last agent left behind: runs that were going on when it ended.
 //!
 //! A command has gone on without an agent: its try is taken up as it stands, running, over, or not begun yet, which its
 //! runner knows ([`crate::exec::runner`]). After another boot that holds only where its end is in its file. All else was
@@ -62,7 +62,7 @@ fn goes_on(node: &Node, message: &Admitted, held: &HeldRun, name: &RunName) -> b
 }
 
 async fn adopt(node: &Node, held: &HeldRun, message: Admitted, loaded: Loaded) -> Result<Adopted, JournalError> {
-    let to_end = held.to_end || node.journal.cancelled_by(held.row, node.clock.now()).await?.is_some();
+    let to_end = held.to_end || node.journal.cancelled_by(held.row, node.clock.at_last()).await?.is_some();
     tracing::info!(id = %message.id, attempt = held.attempt, "a command of a former agent is taken up");
     let begun = Begun {
         body: loaded.message.body,
@@ -91,7 +91,7 @@ async fn settle(node: &Node, held: &HeldRun, loaded: Loaded) -> Result<(), Journ
     let outcome = control::if_asked_for(node, held.row, outcome).await?;
     match node.admit(&loaded.message) {
         Ok(message) if message.settings.on_crash == OnCrash::Rerun && outcome.state == State::Interrupted => {
-            node.journal.try_again(held.row, Vec::new(), now).await.map(drop)
+            node.journal.try_again(held.row, Vec::new(), node.clock.at_last()).await.map(drop)
         }
         Ok(message) => {
             let times = Times { received: loaded.received_at, started: held.started_at, finished: Some(now) };

@@ -99,7 +99,12 @@ impl std::str::FromStr for Mark {
 fn place_in(path: &Path, whole: Option<Mark>) -> io::Result<Mark> {
     let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(path)?;
     let found = Mark::of(&file)?;
-    Ok(whole.filter(|mark| mark.inode == found.inode && mark.length <= found.length).unwrap_or(found))
+    if let Some(mark) = whole.filter(|mark| mark.inode == found.inode && mark.length <= found.length) {
+        return Ok(mark);
+    }
+    // A power cut must not take a new file, with lines that the outbox has let go.
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())?;
+    Ok(found)
 }
 
 fn write(path: &Path, begin: Mark, entries: &[Entry]) -> io::Result<Mark> {

@@ -1,4 +1,4 @@
-//! `status.<node>`: what the node says of itself, each beat (DESIGN §8), and the lease on its name (PROTOCOL §5).
+//! `status.<node>`: what the node says of itself, each beat, and the lease on its name.
 //!
 //! Owns the beat: within a second of first contact, then each interval with jitter, soon after a change that people wait to
 //! see (a process stopped, a journal that cannot be written), and at a clean stop. Each is written only
@@ -141,7 +141,7 @@ impl Writer {
         let mut since = Instant::now();
         loop {
             let stale =
-                found.as_ref().and_then(|(_, status)| status.as_ref()).map_or(Duration::ZERO, lease::stale_after);
+                found.as_ref().and_then(|(_, status)| status.as_ref()).map_or(Duration::ZERO, Status::two_beats);
             if since.elapsed() >= stale {
                 return Ok(found);
             }

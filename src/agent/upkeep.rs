@@ -1,8 +1,8 @@
 //! Upkeep of the journal: what nobody waits for.
 //!
 //! Thins it once an hour, publishes records again where the broker may have lost them, reads a large one through after
-//! a start, and says when it could not be written for a while, or when its file has been taken away. All of it in small steps between the commits of others.
-//! Never decides what is kept; that is the journal's.
+//! a start, and says when it could not be written for a while, or when its file has been taken away. All of it in small
+//! steps between the commits of others. Never decides what is kept; that is the journal's.
 
 use super::node::Node;
 use crate::journal::{Class, Condition, JournalError, Keep, Key};

@@ -277,7 +277,7 @@ async fn settle(
         let retrying = Outcome { state: State::Retrying, ..outcome.clone() };
         let mut reports = vec![node.progress(message, attempt, begun.times(Some(now)), &retrying)];
         reports.extend(node.failure(message, attempt, &outcome, ruling));
-        if node.journal.try_again(row, reports, now).await? {
+        if node.journal.try_again(row, reports, node.clock.at_last()).await? {
             here(Point::TryAgain);
             node.wakes.ring(crate::journal::Class::Ack);
             node.wakes.ring(crate::journal::Class::Error);

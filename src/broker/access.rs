@@ -1,12 +1,13 @@
 //! Who we are to the broker: credentials as they lie in files, and how far one may speak with them.
 //!
-//! Owns the rule that without credentials of one's own only loopback is spoken to. Never connects, and never says what a
-//! secret is.
+//! Owns the rule that without credentials of one's own only loopback is spoken to, and how an address is shown. Never
+//! connects, and never says what a secret is.
 
 use super::connect::ConnectOptions;
 use super::error::BrokerError;
 use crate::model::config::Config;
 use crate::model::rights::is_sample_key;
+use async_nats::ServerAddr;
 use nkeys::KeyPair;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -35,8 +36,9 @@ impl Access {
 }
 
 /// Without credentials only loopback; with sample keys, too.
-pub(super) fn check_reach(options: &ConnectOptions) -> Result<(), BrokerError> {
-    let Some(far) = options.servers.iter().find(|server| !is_loopback(server)) else { return Ok(()) };
+pub(super) fn check_reach(options: &ConnectOptions, addresses: &[ServerAddr]) -> Result<(), BrokerError> {
+    let Some(far) = addresses.iter().find(|address| !is_loopback(address)) else { return Ok(()) };
+    let far = without_password(far.as_url_str());
     match &options.access {
         Access::Open if options.insecure => Ok(()),
         Access::Open => Err(BrokerError::Options(format!(
@@ -57,15 +59,18 @@ pub(super) fn check_reach(options: &ConnectOptions) -> Result<(), BrokerError> {
     }
 }
 
-/// True for addresses on this machine: `localhost`, `127.0.0.0/8`, `::1`.
-fn is_loopback(server: &str) -> bool {
-    let rest = server.split_once("://").map_or(server, |(_, rest)| rest);
-    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
-    let host = match host.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or(v6),
-        None => host.split([':', '/']).next().unwrap_or(host),
-    };
+/// True for addresses on this machine: `localhost`, `127.0.0.0/8`, `::1`. The host is the one that is connected to, whatever
+/// else an address has in it.
+fn is_loopback(address: &ServerAddr) -> bool {
+    let host = address.host();
     host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// An address as it may be shown: the user, password or token in it are nobody's to see.
+pub fn without_password(address: &str) -> String {
+    let (scheme, rest) = address.split_once("://").map_or(("", address), |(scheme, rest)| (scheme, rest));
+    let rest = rest.rsplit_once('@').map_or_else(|| rest.to_owned(), |(_, host)| format!("***@{host}"));
+    if scheme.is_empty() { rest } else { format!("{scheme}://{rest}") }
 }
 
 /// The JWT and the key of a credentials file.
@@ -107,13 +112,26 @@ mod tests {
     fn only_this_machine_is_loopback() {
         for near in ["nats://127.0.0.1:4222", "localhost:4222", "127.9.9.9", "nats://[::1]:4222", "tls://a:b@localhost"]
         {
-            assert!(is_loopback(near), "{near}");
+            assert!(is_loopback(&near.parse().unwrap()), "{near}");
         }
-        for far in
-            ["nats://10.0.0.1:4222", "broker.example:4222", "localhost.evil.example", "nats://127.0.0.1@evil:4222"]
-        {
-            assert!(!is_loopback(far), "{far}");
+        for far in [
+            "nats://10.0.0.1:4222",
+            "broker.example:4222",
+            "localhost.evil.example",
+            "nats://127.0.0.1@evil:4222",
+            "nats://evil:4222/@127.0.0.1",
+            "nats://evil:4222?@127.0.0.1",
+            "nats://evil:4222#@localhost",
+        ] {
+            assert!(!is_loopback(&far.parse().unwrap()), "{far}");
         }
+    }
+
+    #[test]
+    fn no_password_is_shown() {
+        assert_eq!(without_password("nats://ops:s3cr3t@h:4222"), "nats://***@h:4222");
+        assert_eq!(without_password("nats://h:4222"), "nats://h:4222");
+        assert_eq!(without_password("token@h"), "***@h");
     }
 
     fn creds(text: &str) -> Result<(String, KeyPair), BrokerError> {

@@ -2,7 +2,7 @@
 //!
 //! Owns how old a broker may be, reconnecting with jitter, and the probe for the API's prefix. Never publishes.
 
-use super::access::{Access, check_reach, read_creds, read_seed};
+use super::access::{Access, check_reach, read_creds, read_seed, without_password};
 use super::api::API_TIMEOUT;
 use super::denied::Denials;
 use super::error::BrokerError;
@@ -79,11 +79,12 @@ impl Broker {
     /// Connects. With `keep_trying` it returns before a broker is there; otherwise a broker that cannot be reached, or
     /// is too old, is an error.
     pub async fn connect(options: &ConnectOptions) -> Result<Broker, BrokerError> {
-        check_reach(options)?;
+        let addresses = addresses(&options.servers)?;
+        check_reach(options, &addresses)?;
         let (sender, link) = watch::channel(Link::default());
         let client = client_options(options, sender)?;
-        let servers = options.servers.join(",");
-        let client = client.connect(addresses(&options.servers)?).await.map_err(|error| match error.kind() {
+        let servers = options.servers.iter().map(|server| without_password(server)).collect::<Vec<_>>().join(",");
+        let client = client.connect(addresses).await.map_err(|error| match error.kind() {
             async_nats::ConnectErrorKind::ServerParse => {
                 BrokerError::Options(format!("`{servers}` is no broker address"))
             }
@@ -218,12 +219,11 @@ impl Broker {
 }
 
 fn addresses(servers: &[String]) -> Result<Vec<ServerAddr>, BrokerError> {
-    let parse =
-        |server: &String| server.parse().map_err(|_| BrokerError::Options(format!("`{server}` is no broker address")));
-    servers.iter().map(parse).collect()
+    let no_address =
+        |server: &str| BrokerError::Options(format!("`{}` is no broker address", without_password(server)));
+    servers.iter().map(|server| server.parse().map_err(|_| no_address(server))).collect()
 }
 
-/// The broker wants others, or wants some.
 fn client_options(
     options: &ConnectOptions,
     link: watch::Sender<Link>,

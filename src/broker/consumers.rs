@@ -1,4 +1,4 @@
-//! The nodes' durable consumers (PROTOCOL §2), which the hub alone makes.
+//! The nodes' durable consumers, which the hub alone makes.
 //!
 //! Owns their settings, and that making one twice is harmless. Never pulls from one.
 

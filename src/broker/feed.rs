@@ -1,4 +1,4 @@
-//! What is stored, handed to the hub: a durable that all hubs share (PROTOCOL §5).
+//! What is stored, handed to the hub: a durable that all hubs share.
 //!
 //! Owns the shared durables `_hub` and their raw pulls. Gives no bodies on; an ack follows once a message's fate is durable,
 //! and what was not acked comes again. Never says what a message means.

@@ -18,7 +18,7 @@ mod session;
 pub mod topology;
 mod writes;
 
-pub use access::Access;
+pub use access::{Access, without_password};
 pub use connect::{Broker, ConnectOptions, Link};
 pub use consumers::{Ensured, Progress};
 pub use denied::Denials;

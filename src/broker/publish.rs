@@ -1,4 +1,4 @@
-//! Publishing with the broker's word that it is stored (PROTOCOL §8).
+//! Publishing with the broker's word that it is stored.
 //!
 //! Owns what an answer means: stored, a duplicate, refused, or not known. Never retries; who publishes decides that.
 

@@ -1,4 +1,4 @@
-//! Reading streams without consumers (PROTOCOL §8): direct gets, batches, and following what the broker republishes.
+//! Reading streams without consumers: direct gets, batches, and following what the broker republishes.
 //!
 //! Owns the paging of direct gets and the headers in which the broker tells where a message was stored. Never makes a
 //! consumer.
@@ -247,7 +247,7 @@ impl Broker {
     /// Follows what the broker stores from now on under `subject` (which begins with the prefix), as republished.
     pub async fn follow(&self, subject: &str) -> Result<Follower, BrokerError> {
         let subscriber = self.client.subscribe(self.names.stored(subject)).await.map_err(|_| BrokerError::Closed)?;
-        // The subscription holds from the broker's answer on; what is published after that is seen.
+        // On its way before anything that is asked from here on: what is stored after an answer to that is seen.
         self.flush(API_TIMEOUT).await;
         Ok(Follower { subscriber })
     }

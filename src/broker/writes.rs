@@ -1,4 +1,4 @@
-//! Streams that take nothing any more (PROTOCOL §1).
+//! Streams that take nothing any more.
 //!
 //! Where a disk runs full while nats-server writes a stream, it stores nothing in that stream until it is started again, also
 //! when there is room: a publish gets no answer, while `STREAM.INFO` and reads go on as before. So a stream that has been

@@ -1,7 +1,7 @@
 //! Which configuration holds: finding the file, laying flags, environment, `nats` context and file over each other, and
 //! telling who sends.
 //!
-//! Owns the order of DESIGN §10. Never connects.
+//! Owns their order: flags, environment, context, file. Never connects.
 
 use super::context::{self, NatsContext};
 use super::error::CliError;

@@ -4,6 +4,7 @@ use super::error::CliError;
 use super::exit::ExitCode;
 use super::output::{self, Format};
 use super::session::Session;
+use crate::broker::without_password;
 use crate::model::config::Config;
 use crate::model::policy::Policy;
 use std::io::Write;
@@ -78,23 +79,9 @@ pub(super) fn check_files(config: &Config, file: Option<&Path>) -> Result<Vec<Pa
     Ok(right)
 }
 
-/// An address may carry a user and password; those are nobody's to see.
-fn without_password(server: &str) -> String {
-    let (scheme, rest) = server.split_once("://").map_or(("", server), |(scheme, rest)| (scheme, rest));
-    let rest = rest.rsplit_once('@').map_or_else(|| rest.to_owned(), |(_, host)| format!("***@{host}"));
-    if scheme.is_empty() { rest } else { format!("{scheme}://{rest}") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn no_password_is_shown() {
-        assert_eq!(without_password("nats://ops:s3cr3t@h:4222"), "nats://***@h:4222");
-        assert_eq!(without_password("nats://h:4222"), "nats://h:4222");
-        assert_eq!(without_password("token@h"), "***@h");
-    }
 
     #[test]
     fn the_files_it_names_are_read() {

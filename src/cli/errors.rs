@@ -13,7 +13,6 @@ use crate::model::name::{NodeName, Sender};
 use crate::model::time::{Since, Timestamp};
 use crate::operator::{ErrorFilter, ErrorLog, StoredError};
 use serde::Serialize;
-use std::io::Write;
 
 /// Arguments of `errors`.
 #[derive(Debug, clap::Args)]
@@ -81,7 +80,7 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
                 let StoredError { seq, stored_at, node, event } = &error;
                 output::print_json(&ErrorJson { v: 1, seq: *seq, stored_at: *stored_at, node, event })?;
             }
-            Format::Table => writeln!(std::io::stdout().lock(), "{}", line(&error))?,
+            Format::Table => output::print_line(&line(&error))?,
         }
     }
 }

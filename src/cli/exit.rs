@@ -1,4 +1,4 @@
-//! Exit codes (DESIGN §10), and which one stands for several outcomes.
+//! Exit codes, and which one stands for several outcomes.
 
 use crate::model::state::State;
 

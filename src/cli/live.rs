@@ -270,7 +270,7 @@ fn may_have_chunks(row: &Row<'_>) -> bool {
     match row.record {
         Some(record) if record.chunks > 0 => true,
         Some(record) if record.by == By::Node && row.state.is_terminal() => {
-            row.state == State::Interrupted && record.stdout_bytes + record.stderr_bytes == 0
+            row.state == State::Interrupted && record.stdout_bytes == 0 && record.stderr_bytes == 0
         }
         _ => matches!(row.state, State::Running | State::Retrying | State::Interrupted | State::Unknown),
     }

@@ -191,7 +191,7 @@ fn method_and_body(
     }
 }
 
-/// The messages written in a file (DESIGN §4).
+/// The messages written in a file.
 pub(super) fn drafts_in_file(path: &Path) -> Result<Vec<Draft>, CliError> {
     let bytes = if path.as_os_str() == "-" {
         read_stdin()?

@@ -1,4 +1,4 @@
-//! The command line (DESIGN §10): one file and one variant per verb.
+//! The command line: one file and one variant per verb.
 //!
 //! Owns what is printed, and exit codes. Never speaks to the broker itself; the operator's library does.
 
@@ -186,7 +186,7 @@ impl Cli {
 
 /// One line of talk, on stderr. Talk that nobody reads is no reason to stop.
 fn say(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", output::plain(line));
 }
 
 #[cfg(test)]

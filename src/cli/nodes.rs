@@ -166,10 +166,7 @@ impl Shown {
         for (node, facts) in changed {
             match format {
                 Format::Json => print_one(node, facts, now)?,
-                Format::Table => {
-                    let line = cells(node, facts, now).join("  ");
-                    writeln!(std::io::stdout().lock(), "{}", line.trim_end())?;
-                }
+                Format::Table => output::print_line(&cells(node, facts, now).join("  "))?,
             }
         }
         Ok(())
@@ -193,7 +190,7 @@ fn table(wanted: &Wanted<'_>, now: Timestamp) -> comfy_table::Table {
 /// Messages in the lanes of a node, running ones too.
 pub(super) fn waiting(facts: &NodeFacts) -> Option<u64> {
     let (status, _) = facts.status.as_ref()?;
-    status.depth.or_else(|| Some(status.lanes.as_ref()?.iter().map(|lane| lane.depth).sum()))
+    status.depth.or_else(|| status.depth_told())
 }
 
 fn cells(node: &str, facts: &NodeFacts, now: Timestamp) -> [String; 8] {

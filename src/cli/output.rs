@@ -1,6 +1,7 @@
 //! Writing results: tables for people, one versioned JSON object a line for programs, output bytes as they are.
 //!
-//! Owns the JSON shapes of the command line (`"v": 1`) and the words for states. stdout is data, stderr is talk.
+//! Owns the JSON shapes of the command line (`"v": 1`), the words for states, and that what a node says of itself does not
+//! act on a terminal. stdout is data, stderr is talk.
 
 use crate::model::error_event::Code;
 use crate::model::id::{IdRef, MessageId, MsgRef, StreamSeq};
@@ -12,6 +13,7 @@ use crate::model::time::{Timestamp, rough};
 use crate::operator::Row;
 use comfy_table::{Table, presets};
 use serde::Serialize;
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 /// How results are written.
@@ -39,10 +41,25 @@ pub(super) fn print_table(table: &Table) -> io::Result<()> {
     let mut out = io::stdout().lock();
     if !table.is_empty() {
         for line in table.lines() {
-            writeln!(out, "{}", line.trim_end())?;
+            writeln!(out, "{}", plain(line.trim_end()))?;
         }
     }
     out.flush()
+}
+
+/// Prints a line for people.
+pub(super) fn print_line(line: &str) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{}", plain(line.trim_end()))
+}
+
+/// Text as it may go to a terminal. Errors, versions, labels are a node's own words: what would act there is escaped. What a
+/// command wrote is its reader's own matter, and goes as it is.
+pub(super) fn plain(text: &str) -> Cow<'_, str> {
+    let acts = |c: char| c.is_control() && c != '\n';
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    text.chars().map(|c| if acts(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 /// Prints one object, on a line of its own.

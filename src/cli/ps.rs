@@ -142,8 +142,8 @@ fn cells(process: &ProcessFacts, status: Option<&Status>, now: Timestamp) -> [St
 fn waiting_by_lanes(process: &ProcessFacts, status: Option<&Status>) -> String {
     let lanes = status.and_then(|status| status.lanes.as_deref()).unwrap_or_default();
     let of_it = lanes.iter().filter(|lane| lane.lane.split('.').nth(2) == Some(process.name.as_str()));
-    let waiting: u64 = of_it.map(|lane| lane.depth - u64::from(lane.running).min(lane.depth)).sum();
-    let told: u64 = lanes.iter().map(|lane| lane.depth).sum();
+    let waiting = of_it.fold(0u64, |sum, lane| sum.saturating_add(lane.depth.saturating_sub(lane.running.into())));
+    let told = status.and_then(Status::depth_told).unwrap_or(0);
     let is_all = status.and_then(|status| status.depth).is_none_or(|depth| depth <= told);
     if is_all { waiting.to_string() } else { format!("{waiting} or more") }
 }

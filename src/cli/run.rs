@@ -97,7 +97,7 @@ fn exit(watch: &Watch, end: End, exit_status: bool) -> ExitCode {
     let remote = || {
         let row = watch.view().rows().next()?;
         let record = row.record.filter(|record| end == End::Settled && record.state.is_terminal())?;
-        let code = record.exit_code.or(record.signal.map(|signal| 128 + signal))?;
+        let code = record.exit_code.or(record.signal.map(|signal| 128 + (signal & 0x7f)))?;
         u8::try_from(code & 0xff).ok().map(ExitCode::Remote)
     };
     exit_status.then(remote).flatten().unwrap_or_else(|| exit_code(watch))

@@ -112,7 +112,7 @@ pub(super) fn unusable(message: impl Into<String>) -> CliError {
     CliError::new(ExitCode::Config, message)
 }
 
-/// Cancelled by SIGTERM or Ctrl-C. A second signal ends the process at once, as without a handler.
+/// Cancelled by SIGTERM or Ctrl-C. A second signal changes nothing: whoever will not wait has KILL.
 pub(super) fn stop_on_signal() -> Result<CancellationToken, CliError> {
     let stop = CancellationToken::new();
     let signals = signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));

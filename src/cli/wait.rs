@@ -6,7 +6,6 @@ use super::exit::ExitCode;
 use super::output::{self, Format, RowJson};
 use super::session::Session;
 use super::watching::{Patience, exit_code, tell_end, wait_for};
-use std::io::Write;
 use std::time::Duration;
 
 /// Arguments of `wait`.
@@ -28,8 +27,7 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
             return Ok(output::print_json(&RowJson::new(row))?);
         }
         let notes = output::notes(row, watch.view().now());
-        let line = format!("{}  {}  {notes}", row.node, row.state);
-        Ok(writeln!(std::io::stdout().lock(), "{}", line.trim_end())?)
+        Ok(output::print_line(&format!("{}  {}  {notes}", row.node, row.state))?)
     })
     .await?;
     tell_end(end, &watch);

@@ -16,7 +16,6 @@ use crate::model::state::State;
 use crate::model::time::Timestamp;
 use crate::operator::{Row, Step, StepKind, Wait, Why, why};
 use serde::Serialize;
-use std::io::Write;
 
 /// Nodes explained where none is named, what is not well first.
 const SHOWN: usize = 20;
@@ -85,31 +84,36 @@ fn not_sent_to(id: &IdRef, node: &str, known: &[String]) -> CliError {
 }
 
 fn print(why: &Why, row: &Row<'_>, now: Timestamp) -> Result<(), CliError> {
-    let mut out = std::io::stdout().lock();
     let message = row.message;
     let Why { at, node, state, steps, waits, consumer } = why;
-    writeln!(out, "{node}  {}  {state}  {}  {}", output::id_ref(*at), message.lane_text(), message.preview)?;
+    let head = [&output::id_ref(*at).to_string(), state.as_str(), &message.lane_text(), &message.preview].join("  ");
+    output::print_line(&format!("{node}  {head}"))?;
     for step in steps {
         let time = step.at.map(|at| format!("{} ({} ago)", local(at), output::age(at, now)));
         let place = step.stored.as_ref().map(|(stream, seq)| format!("{stream} {seq}"));
         let note = (!step.note.is_empty()).then(|| step.note.clone());
         let told: Vec<String> = [time, place, note].into_iter().flatten().collect();
-        writeln!(out, "{}", format!("  {:<11} {}", step_name(step.step), told.join("  ")).trim_end())?;
+        tell(step_name(step.step), &told.join("  "))?;
     }
     let reason = row.record.filter(|_| row.is_settled()).and_then(output::reason);
     if let Some(line) = reason {
-        writeln!(out, "  {:<11} {line}", "because")?;
+        tell("because", &line)?;
     }
     for wait in waits {
-        writeln!(out, "  {:<11} {}", "waits for", wait_text(wait, row, now))?;
+        tell("waits for", &wait_text(wait, row, now))?;
     }
     if let Some(deadline) = message.start_by.filter(|_| matches!(state, State::Queued | State::Delivered)) {
-        writeln!(out, "  {:<11} {}", "start by", local(deadline))?;
+        tell("start by", &local(deadline))?;
     }
     if let Some(Progress { delivered, ack_floor, .. }) = consumer {
-        writeln!(out, "  {:<11} acked up to {ack_floor}, given out up to {delivered}", "consumer")?;
+        tell("consumer", &format!("acked up to {ack_floor}, given out up to {delivered}"))?;
     }
     Ok(())
+}
+
+/// One line about the message.
+fn tell(what: &str, text: &str) -> std::io::Result<()> {
+    output::print_line(&format!("  {what:<11} {text}"))
 }
 
 fn step_name(step: StepKind) -> &'static str {

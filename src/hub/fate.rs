@@ -1,4 +1,4 @@
-//! What becomes of a stored message, by its sequence (PROTOCOL §5).
+//! What becomes of a stored message, by its sequence.
 //!
 //! Owns the decision: the node's consumer delivers it, a node has to be made first, or the hub answers because no node can.
 //! Pure: what is known comes in, a value goes out.

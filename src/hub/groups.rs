@@ -1,4 +1,4 @@
-//! Joins and leaves carried out (PROTOCOL §4), and who a group's message is for.
+//! Joins and leaves carried out, and who a group's message is for.
 //!
 //! ```text
 //! spec.want_groups ─ plan: pending in spec ─ join: events opened → filters set → marks published → J in spec → filters looked at

@@ -1,4 +1,4 @@
-//! Which journal is a node, and what becomes of the messages of one that was replaced (PROTOCOL §5).
+//! Which journal is a node, and what becomes of the messages of one that was replaced.
 //!
 //! Owns the answer to `hello`, and the closing: every older message gets a terminal record before `spec.closing` goes. The
 //! change of journals is one compare-and-set that says what has to be closed and how far the old journal may have come, so

@@ -1,4 +1,4 @@
-//! The hub (PROTOCOL §5): makes streams, nodes and consumers, and gives a fate to what no node can answer.
+//! The hub: makes streams, nodes and consumers, and gives a fate to what no node can answer.
 //!
 //! Owns no state outside the broker: it may be stopped, moved, killed between any two steps, or run twice. It runs no
 //! methods and reads no bodies but records'.

@@ -1,8 +1,8 @@
-//! The nodes as the hub knows them: `spec.<node>`, and where their messages begin (PROTOCOL §5).
+//! The nodes as the hub knows them: `spec.<node>`, and where their messages begin.
 //!
-//! Owns the making of nodes; keeping their consumers is `consumers`. Every step is a compare-and-set or harmless to repeat, so a hub may die between any two and
-//! another go on, and two may work at once. What is kept in memory is a copy of `spec`, one per node; where it says nothing,
-//! the stream's leader is asked.
+//! Owns the making of nodes; keeping their consumers is `consumers`. Every step is a compare-and-set or harmless to repeat,
+//! so a hub may die between any two and another go on, and two may work at once. What is kept in memory is a copy of `spec`,
+//! one per node; where it says nothing, the stream's leader is asked.
 
 use super::HubError;
 use super::fate::Letter;

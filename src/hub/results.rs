@@ -1,4 +1,4 @@
-//! Results go back to nodes: what became of a command that a node sent (PROTOCOL §5).
+//! Results go back to nodes: what became of a command that a node sent.
 //!
 //! Owns following the terminal records and sending each on, unchanged, as `control.hub.result`. Twice does no harm: the id is
 //! made from the cause, and the node links the second. Nothing is sent for events or control messages.

@@ -1,5 +1,5 @@
-//! Messages that no node takes (PROTOCOL §5): a warning a while before their time is over, and their end when it is, before
-//! the stream drops them.
+//! Messages that no node takes: a warning a while before their time is over, and their end when it is, before the
+//! stream drops them.
 //!
 //! ```text
 //! stored ─────────────── warned of ── expired ─────── dropped by the stream

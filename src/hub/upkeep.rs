@@ -1,4 +1,4 @@
-//! Room in the message streams (PROTOCOL §1): a stream that fills up is emptied from its oldest end, never beyond a message
+//! Room in the message streams: a stream that fills up is emptied from its oldest end, never beyond a message
 //! that is still open. What no node took in its time is `unread`'s, in the same pass.
 //!
 //! Owns when to purge, to give more room and to complain, as pure decisions, and their carrying out. Safe to repeat and to do

@@ -1,5 +1,4 @@
-//! Messages taken, from the last one back: by them a node finds its place again in a stream that is not as it was
-//! (PROTOCOL §2).
+//! Messages taken, from the last one back: by them a node finds its place again in a stream that is not as it was.
 //!
 //! Owns which rows can stand for a place, and the commit that moves the position back. A row can where every message
 //! taken after it is still a row: what comes after the place and is no row is then new. Never asks a broker, and never

@@ -1,4 +1,4 @@
-//! Cancels: kept until the retention ends, and carried out against what is here (PROTOCOL §7).
+//! Cancels: kept until the retention ends, and carried out against what is here.
 //!
 //! A cancel names (sender, id). What is here and does not run ends in the transaction that takes the cancel; what runs is
 //! handed back to be stopped; what comes later ends as it is taken, and a try that was under way is its last. Owns the

@@ -1,4 +1,4 @@
-//! A damaged journal is moved aside, never repaired and never thrown away (PROTOCOL §6).
+//! A damaged journal is moved aside, never repaired and never thrown away.
 //!
 //! Owns the examination at a start and the names of what is set aside. What is lost with a journal: which messages were
 //! taken and what became of those whose records had not left yet. The new journal has another id; the hub closes what

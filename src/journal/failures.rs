@@ -1,4 +1,4 @@
-//! Failures: each error event passes here on its way into the outbox, whoever tells it (DESIGN §7).
+//! Failures: each error event passes here on its way into the outbox, whoever tells it.
 //!
 //! In the transaction that keeps the event, it is noted for directives that may name it later, what it decided is carried
 //! out on its process, and where events of its kind come too fast it is counted instead of told: of one code, severity and

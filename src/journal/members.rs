@@ -1,4 +1,4 @@
-//! The groups that the node is a member of, as the journal keeps them (PROTOCOL §4).
+//! The groups that the node is a member of, as the journal keeps them.
 //!
 //! Owns one value that both streams change, each from a session of its own: what is new is merged into what is kept, in the
 //! transaction that keeps it, so that no change undoes another in whatever order they come. Decides no membership; that is

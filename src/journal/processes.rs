@@ -1,4 +1,4 @@
-//! Processes: which of them are stopped, and what orders do to them (PROTOCOL §7).
+//! Processes: which of them are stopped, and what orders do to them.
 //!
 //! ```text
 //! running --stop, or an error's directive--> stopped --start, restart--> running

@@ -1,4 +1,4 @@
-//! Records that may have to be published again: where a stream was restored from an older backup (PROTOCOL §2).
+//! Records that may have to be published again: where a stream was restored from an older backup.
 //!
 //! A command's terminal record is kept as it was published, its output left out where that made it large
 //! ([`WHOLE`]); an event's is made from its row (state, try, times; no error text), since at 190 bytes a row there is

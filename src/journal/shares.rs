@@ -1,4 +1,4 @@
-//! Shares: what may wait in the journal, so that no lane and no sender takes the space of the others (DESIGN §6).
+//! Shares: what may wait in the journal, so that no lane and no sender takes the space of the others.
 //!
 //! Owns the limits. What is held is counted by triggers (see `schema`), from the tables themselves at each start.
 

@@ -1,5 +1,5 @@
 //! Thinning: finished rows go when the stream cannot give their message any more, so that the journal does not grow
-//! for ever (PROTOCOL §6).
+//! for ever.
 //!
 //! Done in small steps: what is to go is found on a connection of its own that only reads, then the writer takes out
 //! [`STEP`] rows at a time, between the commits of others. The row of each stream's last message taken stays: a session

@@ -1,4 +1,4 @@
-//! Admission (DESIGN §5): may this stored message run on this node at all?
+//! Admission: may this stored message run on this node at all?
 //!
 //! Owns every reason for which a node refuses a message. Pure: no clock (a passed start-by and a cancel are looked at
 //! when the message starts), no I/O. What does not parse is refused, never defaulted.

@@ -173,6 +173,9 @@ const MIN_JOURNAL: u64 = 64 << 10;
 /// Below this one chunk takes longer than a publish may.
 const MIN_RATE: u64 = 1 << 10;
 
+/// As many copies of a stream as JetStream keeps.
+const MOST_REPLICAS: usize = 5;
+
 /// Variables with our prefix that are not configuration keys.
 const NOT_KEYS: [&str; 4] = ["EDGEWARD_CONFIG", "EDGEWARD_LOG", "EDGEWARD_CACHE", "EDGEWARD_RUN"];
 
@@ -237,8 +240,16 @@ impl Config {
         }
         problems.extend(self.agent.errors.iter().filter_map(Rule::problem));
         problems.extend(self.agent.escalation.problem());
+        let zero = self.agent.timeouts.iter().filter(|(_, timeout)| timeout.is_zero());
+        problems.extend(zero.map(|(method, _)| format!("`agent.timeouts.{method}` is zero")));
         if self.hub.retention < Duration::from_secs(60) {
             problems.push("`hub.retention` is below 1m".to_owned());
+        }
+        if self.hub.probe < Duration::from_millis(100) {
+            problems.push("`hub.probe` is below 100ms".to_owned());
+        }
+        if !(1..=MOST_REPLICAS).contains(&self.hub.replicas) {
+            problems.push(format!("`hub.replicas` is from 1 to {MOST_REPLICAS}"));
         }
         if problems.is_empty() { Ok(()) } else { Err(BadConfig(problems.join("; "))) }
     }
@@ -328,6 +339,19 @@ mod tests {
         let error = Config::load(&sources("", &[("EDGEWARD_AGENT__INTERVAL", "x")], vec![])).unwrap_err();
         assert!(error.0.contains("agent.interval") && error.0.contains("environment"), "{error}");
         assert!(Config::load(&sources("", &[("EDGEWARD_LOG", "debug")], vec![])).is_ok());
+    }
+
+    #[test]
+    fn numbers_that_no_service_can_work_with_are_refused() {
+        for (file, key) in [
+            ("[hub]\nprobe = \"0s\"", "hub.probe"),
+            ("[hub]\nreplicas = 0", "hub.replicas"),
+            ("[hub]\nreplicas = 6", "hub.replicas"),
+            ("[agent.timeouts]\nshell = \"0s\"", "agent.timeouts.shell"),
+        ] {
+            let error = Config::load(&sources(file, &[], vec![])).unwrap_err();
+            assert!(error.0.contains(key), "{error}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The error kernel as a value (DESIGN §7): which directive a failure gets, by a table of rules and by what has failed
+//! The error kernel as a value: which directive a failure gets, by a table of rules and by what has failed
 //! before.
 //!
 //! ```text

@@ -1,4 +1,4 @@
-//! Error events (DESIGN §7): the durable record of a failure, and the one list of codes.
+//! Error events: the durable record of a failure, and the one list of codes.
 //!
 //! Owns codes, severities and the JSON shape. Never decides what to do about a failure.
 

@@ -1,4 +1,4 @@
-//! The headers of a message (DESIGN §4): parsing what arrives, writing what leaves.
+//! The headers of a message: parsing what arrives, writing what leaves.
 //!
 //! Owns names, values and their limits. Never fills in a default; that is `settings`.
 

@@ -1,6 +1,6 @@
 //! How messages are told apart: ids, stored positions, and how a person refers to one.
 //!
-//! Owns the rule of which id a message has (DESIGN §4) and which ids a person may give. Never looks one up.
+//! Owns the rule of which id a message has and which ids a person may give. Never looks one up.
 
 use super::message::StreamKind;
 use super::name::{BadName, check_token};

@@ -1,4 +1,4 @@
-//! Messages written in a file (DESIGN §4): `edgeward send --file` and `inmsg.txt`.
+//! Messages written in a file: `edgeward send --file` and `inmsg.txt`.
 //!
 //! Owns the fields of such a file, their other names, and errors that tell line, column and field. Never reads a file,
 //! and never fills in an id or a default but the kind, which is the method's.
@@ -11,6 +11,7 @@ use super::name::{LaneToken, MethodName, Target};
 use bytes::Bytes;
 pub use json::Place;
 use json::{Shape, Value};
+use std::collections::HashSet;
 
 /// The longest file that is read: the watcher holds it in memory several times over.
 pub const MAX_FILE: usize = 4 << 20;
@@ -210,11 +211,11 @@ fn targets(to: &Given<'_>) -> Result<Vec<Target>, FileError> {
     if items.is_empty() {
         return Err(to.bad("is an empty list"));
     }
-    let mut targets = Vec::new();
+    let (mut targets, mut known) = (Vec::new(), HashSet::new());
     for item in items {
         let reason = |bad| FileError::bad(item.place(), Some(&to.name), format!("is no good: {bad}"));
         let target: Target = to.text_of(item)?.parse().map_err(reason)?;
-        if !targets.contains(&target) {
+        if known.insert(target.clone()) {
             targets.push(target);
         }
     }

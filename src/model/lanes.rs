@@ -1,4 +1,4 @@
-//! Which message starts next: lanes in order inside, concurrent across, fair between senders (DESIGN §6).
+//! Which message starts next: lanes in order inside, concurrent across, fair between senders.
 //!
 //! A value without clock or I/O. It knows of each lane that has something in it only the head and the depth; the
 //! queue itself is in the journal. It never loses a lane: what cannot start now is asked for again. What it takes for a

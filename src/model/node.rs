@@ -1,4 +1,4 @@
-//! Node state on the broker (DESIGN §8): `spec` (the hub's word), `hello` (a journal asking in), `status` (the node's word).
+//! Node state on the broker: `spec` (the hub's word), `hello` (a journal asking in), `status` (the node's word).
 //!
 //! Owns the JSON shapes: unknown fields are ignored, missing ones are null, so that releases may differ. Never reads or
 //! writes the bucket.
@@ -345,13 +345,24 @@ pub enum Contact {
 impl Status {
     /// The node's contact at `now` (by the broker's clock), its status having been stored at `stored_at`.
     pub fn contact(&self, stored_at: Timestamp, now: Timestamp) -> Contact {
-        let interval = Duration::try_from_secs_f64(self.interval_s.unwrap_or(30.0)).unwrap_or(Duration::from_secs(30));
         match self.stopped {
             Some(true) => Contact::Stopped,
-            // A beat may be late by its jitter and the way to the reader.
-            _ if now.since(stored_at) <= interval * 2 + Duration::from_millis(500) => Contact::InContact,
+            _ if now.since(stored_at) <= self.two_beats() => Contact::InContact,
             _ => Contact::Silent,
         }
+    }
+
+    /// Messages in the lanes that it names; `None` where it names none.
+    pub fn depth_told(&self) -> Option<u64> {
+        Some(self.lanes.as_ref()?.iter().fold(0, |sum, lane| lane.depth.saturating_add(sum)))
+    }
+
+    /// How long it may stand unchanged before its writer counts as gone: two beats, and a little for a beat's jitter and its
+    /// way to the reader. What it says of the interval is the node's word, and may be any number.
+    pub fn two_beats(&self) -> Duration {
+        const DEFAULT: Duration = Duration::from_secs(30);
+        let interval = self.interval_s.and_then(|s| Duration::try_from_secs_f64(s).ok()).unwrap_or(DEFAULT);
+        interval.saturating_mul(2).saturating_add(Duration::from_millis(500))
     }
 }
 
@@ -376,5 +387,16 @@ mod tests {
         assert_eq!(status.contact(stored, stored.plus(Duration::from_secs(3))), Contact::Silent);
         status.stopped = Some(true);
         assert_eq!(status.contact(stored, stored), Contact::Stopped);
+    }
+
+    #[test]
+    fn an_interval_may_be_any_number() {
+        for (interval, beats) in
+            [("1e19", Duration::MAX), ("-1", Duration::from_millis(60_500)), ("0", Duration::from_millis(500))]
+        {
+            let status = format!(r#"{{"v":1,"node":"ship1","interval_s":{interval}}}"#);
+            let status: Status = serde_json::from_str(&status).unwrap();
+            assert_eq!(status.two_beats(), beats, "{interval}");
+        }
     }
 }

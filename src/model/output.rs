@@ -9,6 +9,9 @@ use bytes::Bytes;
 /// are stored. A reader who sees it therefore knows that one of those that is not there will not come.
 pub const WINDOW: u64 = 8;
 
+/// Numbers of chunks, and their places, are below this.
+const LARGEST: u64 = 1 << 62;
+
 /// Where a command wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Channel {
@@ -44,17 +47,18 @@ pub struct Chunk {
 }
 
 impl Chunk {
-    /// Reads a chunk and the node that published it; `None` where it is none.
+    /// Reads a chunk and the node that published it; `None` where it is none. Whoever counts on from a chunk's number or
+    /// place does not come to the end of the numbers.
     pub fn read(subject: &str, headers: &RawHeaders, bytes: &Bytes) -> Option<(String, Chunk)> {
         let mut tokens = subject.rsplit('.');
-        let number = tokens.next()?.parse().ok().filter(|number| *number > 0)?;
+        let number = tokens.next()?.parse().ok().filter(|number| (1..LARGEST).contains(number))?;
         let (_id, _from, node) = (tokens.next()?, tokens.next()?, tokens.next()?);
         let channel = match headers.get(names::OUTPUT)? {
             "stdout" => Channel::Stdout,
             "stderr" => Channel::Stderr,
             _ => return None,
         };
-        let offset = headers.get(names::OFFSET)?.parse().ok()?;
+        let offset = headers.get(names::OFFSET)?.parse().ok().filter(|offset| *offset < LARGEST)?;
         let attempt = headers.get(names::ATTEMPT)?.parse().ok()?;
         Some((node.to_owned(), Chunk { number, attempt, channel, offset, bytes: bytes.clone() }))
     }
@@ -73,10 +77,13 @@ mod tests {
         let (node, chunk) = read("fleet.output.ship1.ops.a.7", &headers("9")).unwrap();
         assert_eq!((node.as_str(), chunk.number, chunk.attempt), ("ship1", 7, 2));
         assert_eq!((chunk.channel, chunk.offset, &chunk.bytes[..]), (Channel::Stderr, 9, &b"x"[..]));
-        for subject in ["fleet.output.ship1.ops.a.0", "fleet.output.ship1.ops.a.x", "7", ""] {
+        let last = format!("fleet.output.ship1.ops.a.{}", u64::MAX);
+        for subject in ["fleet.output.ship1.ops.a.0", "fleet.output.ship1.ops.a.x", &last, "7", ""] {
             assert_eq!(read(subject, &headers("9")), None, "{subject}");
         }
-        assert_eq!(read("fleet.output.ship1.ops.a.7", &headers("-1")), None);
+        for offset in ["-1", &u64::MAX.to_string()] {
+            assert_eq!(read("fleet.output.ship1.ops.a.7", &headers(offset)), None, "{offset}");
+        }
         assert_eq!(read("fleet.output.ship1.ops.a.7", &RawHeaders::default()), None);
     }
 }

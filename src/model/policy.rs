@@ -1,4 +1,4 @@
-//! The node's own policy (DESIGN §9): which senders may use which kinds and methods. Nothing sent can loosen it.
+//! The node's own policy: which senders may use which kinds and methods. Nothing sent can loosen it.
 //!
 //! Owns parsing `policy.toml` and judging. Never reads files.
 

@@ -1,4 +1,4 @@
-//! Records: the durable account of what became of a message (DESIGN §5), and what a handler says about its run.
+//! Records: the durable account of what became of a message, and what a handler says about its run.
 //!
 //! Owns the JSON shape of acks, progress and late records, and how much output travels inline. Never publishes.
 

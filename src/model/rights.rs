@@ -1,4 +1,4 @@
-//! Who may do what on the broker (DESIGN §9, PROTOCOL §9): each right of each role, written once.
+//! Who may do what on the broker: each right of each role, written once.
 //!
 //! Owns the subjects that a role may use and how the accounts `NODES` and `OPS` reach account `FLEET`; `conf` makes
 //! `nats-server.conf` of it. Never connects, and never reads or makes a secret key.

@@ -1,4 +1,4 @@
-//! What a message's headers and the defaults come to (DESIGN §4).
+//! What a message's headers and the defaults come to.
 //!
 //! Owns the defaults of timeouts, retries and deadlines. Never judges whether a deadline has passed.
 

@@ -1,4 +1,4 @@
-//! What becomes of a message (DESIGN §5): the states people see, and the state machine of a message in a node's journal.
+//! What becomes of a message: the states people see, and the state machine of a message in a node's journal.
 //!
 //! Owns which step may follow which. No clock, no I/O.
 
@@ -135,7 +135,7 @@ pub enum Step {
     Finish(State),
 }
 
-/// What a cancel does to a message in the journal (PROTOCOL §7).
+/// What a cancel does to a message in the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnCancel {
     /// It has not begun, or waits for its next try: it ends `cancelled` at once.

@@ -1,4 +1,4 @@
-//! Subjects, streams and buckets (DESIGN §3): every name on the broker, made and read in this one place.
+//! Subjects, streams and buckets: every name on the broker, made and read in this one place.
 //!
 //! Owns the layout under the prefix. Never says who may use a subject (see `rights`).
 

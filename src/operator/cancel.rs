@@ -1,4 +1,4 @@
-//! Cancelling: which messages are meant, and one cancel for each, told to every target of it (PROTOCOL §7).
+//! Cancelling: which messages are meant, and one cancel for each, told to every target of it.
 //!
 //! Owns resolving what a person says to (sender, id) and targets before anything is sent, and what is known of cancels
 //! that no node has answered yet. A cancel is a wish: what became of the message is told by its own record.
@@ -23,7 +23,7 @@ use crate::model::state::State;
 use crate::model::subject::{Names, RecordClass, RecordStream, RecordSubject};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -185,15 +185,16 @@ pub async fn cancel(
     options: &SendOptions,
 ) -> Result<Vec<Delivery>, OperatorError> {
     let (mut deliveries, mut gone) = (send_cancels(broker, me, open, options).await?, Vec::new());
+    let mut looked = HashSet::new();
     for (meant, delivery) in open.iter().zip(&deliveries) {
-        if let (Target::Group(group), Ok(sent)) = (&meant.to, &delivery.result) {
+        // A group's message has a row for each member; who has left is looked for once.
+        if let (Target::Group(group), Ok(sent)) = (&meant.to, &delivery.result)
+            && looked.insert(meant.at)
+        {
             let left = left_since(broker, group, meant.at, sent.seq).await?;
             gone.extend(left.into_iter().map(|node| Meant { to: Target::Node(node), ..meant.clone() }));
         }
     }
-    // A group's message has a row for each member; each that has left is told once.
-    gone.sort_by_key(|meant| (meant.to.to_string(), meant.at.seq));
-    gone.dedup_by_key(|meant| (meant.to.to_string(), meant.at));
     deliveries.extend(send_cancels(broker, me, &gone, options).await?);
     Ok(deliveries)
 }

@@ -1,4 +1,4 @@
-//! From what a person calls a message to the messages themselves (PROTOCOL §8).
+//! From what a person calls a message to the messages themselves.
 //!
 //! Owns how far back is looked, and by which way. Never reads what became of them.
 

@@ -1,8 +1,8 @@
 //! The operator's side as a library: sending, finding, watching and listing, without a word printed.
 //!
 //! One call begins with a [`Draft`], is stored by [`send()`], found again by [`find()`] and watched by [`Watch`] until every
-//! row of its [`View`] is terminal. Reads by direct gets and follows what the broker republishes (PROTOCOL §8); it never
-//! makes a consumer, and never decides what a message does on a node.
+//! row of its [`View`] is terminal. Reads by direct gets and follows what the broker republishes; it never makes
+//! a consumer, and never decides what a message does on a node.
 
 mod assembly;
 mod cancel;

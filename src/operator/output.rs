@@ -155,8 +155,9 @@ impl Outputs {
         }
     }
 
-    /// Waits for the next piece of what is followed; `None` where a node turned out to have no more. Safe to drop and call again: nothing is lost by it. A broker that does
-    /// not answer for now is waited for; the error is the end of the connection.
+    /// Waits for the next piece of what is followed; `None` where a node turned out to have no more. Safe to drop and call
+    /// again: nothing is lost by it. A broker that does not answer for now is waited for; the error is the end of the
+    /// connection.
     pub async fn next(&mut self) -> Result<Option<(String, Piece)>, OperatorError> {
         loop {
             if let Some(piece) = self.pieces.pop_front() {

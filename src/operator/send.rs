@@ -1,4 +1,4 @@
-//! Sending: one message to several targets, stored with the broker's word for each (PROTOCOL §8).
+//! Sending: one message to several targets, stored with the broker's word for each.
 //!
 //! Owns headers and dedup keys of what our tools send, repeating until the broker answers, and what a duplicate means.
 //! Never waits for what becomes of it.
@@ -214,24 +214,29 @@ async fn publish_until(
     until: Instant,
 ) -> Result<crate::broker::Stored, SendError> {
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+    // A try without an answer may have been stored, whatever the broker says to a later one.
+    let mut may_be_stored = false;
     loop {
-        let error = match broker.publish(message, ONE_TRY).await {
+        match broker.publish(message, ONE_TRY).await {
             Ok(stored) => return Ok(stored),
-            Err(error) => error,
-        };
-        match error {
-            PublishError::Unknown => {}
-            PublishError::Denied { subject } => return Err(SendError::Denied { subject }),
-            PublishError::Closed => return Err(SendError::Unknown),
-            PublishError::TooLarge { .. } | PublishError::Unsendable(_) => return Err(SendError::Unsendable(error)),
-            PublishError::NoStream | PublishError::Refused { .. } | PublishError::WrongLast => {
-                return Err(SendError::Refused(error));
-            }
+            Err(PublishError::Unknown) => may_be_stored = true,
+            Err(_) if may_be_stored => return Err(SendError::Unknown),
+            Err(error) => return Err(not_stored(error)),
         }
         if Instant::now() >= until {
             return Err(SendError::Unknown);
         }
         tokio::time::sleep(backoff.next_wait()).await;
+    }
+}
+
+/// What the broker said to the only try.
+fn not_stored(error: PublishError) -> SendError {
+    match error {
+        PublishError::Unknown | PublishError::Closed => SendError::Unknown,
+        PublishError::Denied { subject } => SendError::Denied { subject },
+        PublishError::TooLarge { .. } | PublishError::Unsendable(_) => SendError::Unsendable(error),
+        PublishError::NoStream | PublishError::Refused { .. } | PublishError::WrongLast => SendError::Refused(error),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Targets on the operator's side: nodes by their labels, whom a group's message was for, and which groups a node is to be
 //! in.
 //!
-//! The members of a message are those at its sequence, by the intervals that `spec` keeps (PROTOCOL §4), whoever is a member
+//! The members of a message are those at its sequence, by the intervals that `spec` keeps, whoever is a member
 //! now. Owns `spec.<node>.want_groups`, written by compare-and-set; the hub does the rest.
 
 use super::error::OperatorError;

@@ -1,4 +1,4 @@
-//! The checker: does a history keep the promises of DESIGN §5, §6 and §13?
+//! The checker: does a history keep what `docs/faults` says is proved?
 //!
 //! Pure. Every rule looks at the whole history and says what breaks it; none trusts another. Its own tests are in
 //! `tests/it/faults.rs`.

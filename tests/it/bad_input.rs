@@ -1,5 +1,6 @@
 //! Whatever is stored, each message has its one terminal record, or its sender a clear error, and agent and hub live on.
 
+mod numbers;
 mod unreadable;
 
 use crate::harness::{Cli, Fleet, Process, SOON, Said, wait_until};

@@ -4,8 +4,10 @@
 use super::harness::{Cli, Fleet, Marks, SOON, gone, wait_until};
 use edgeward::model::record::Record;
 use edgeward::model::state::State;
+use edgeward::model::time::Timestamp;
 use rustix::process::{Signal, kill_process, test_kill_process};
 use std::fs;
+use std::time::Duration;
 
 /// Cancels as the plain `nats` CLI would, and waits for what the node says it did.
 async fn cancel(fleet: &Fleet, node: &str, from: &str, body: &str) -> Record {
@@ -68,6 +70,31 @@ async fn what_is_queued_never_starts_and_what_runs_is_stopped() {
     assert_eq!(fleet.record("ship1", "ops", "shell", &last).await.state, State::Succeeded);
     // A cancel is no failure.
     assert!(fleet.cli().run(&["errors"]).await.ok().is_empty());
+}
+
+/// A cancel is kept until the broker's clock has passed its time; a node that was started anew without a link does not know
+/// that clock, and its own may be wrong by years.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_holds_whatever_the_nodes_own_clock_says() {
+    const YEARS: i64 = 20 * 366 * 86_400 * 1_000_000_000;
+    let (mut fleet, marks) = (Fleet::start(&["ship1"]).await, Marks::new());
+    let id = fleet.command("ship1", "shell", marks.long("running")).await;
+    let pid = marks.pid("running").await;
+    fleet.agent("ship1").kill();
+    fleet.broker.server.kill().await.unwrap();
+    // As if the agent had died between keeping the cancel and stopping what it met, and the host's clock were put forward.
+    let journal = rusqlite::Connection::open(fleet.agent("ship1").state_dir().join("journal.db")).unwrap();
+    let until = Timestamp::local_now().plus(Duration::from_secs(86_400)).nanos();
+    let kept =
+        journal.execute("INSERT INTO cancels VALUES ('ops', ?1, 'ops', ?2)", rusqlite::params![id, until]).unwrap();
+    journal.execute("INSERT OR REPLACE INTO meta VALUES ('clock_offset', ?1)", [YEARS.to_string()]).unwrap();
+    journal.execute("DELETE FROM meta WHERE key = 'boot_clock'", []).unwrap();
+    drop(journal);
+    assert_eq!(kept, 1);
+    fleet.agent("ship1").start();
+    gone(pid).await;
+    fleet.broker.server.restart().await.unwrap();
+    cancelled(&fleet.record("ship1", "ops", "shell", &id).await, "asked for by ops; ended by signal 15");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -45,6 +45,7 @@ mod runner;
 mod runs;
 mod scale;
 mod selectors;
+mod sending;
 mod sessions;
 mod settings;
 mod shown;

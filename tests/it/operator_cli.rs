@@ -43,6 +43,24 @@ async fn the_lines_of_the_readme_for_edgeward_work_as_written() {
 }
 
 #[tokio::test]
+async fn no_verb_says_the_password_in_an_address() {
+    let fleet = Fleet::start(&["ship1"]).await;
+    let of_broker = fleet.broker.url().replace("nats://", "nats://ops:s3cr3t@");
+    for (server, code) in [
+        (of_broker.as_str(), 0),
+        ("nats://ops:s3cr3t@127.0.0.1:1", 8),
+        ("nats://ops:s3cr3t@10.0.0.1:4222", 2),
+        ("nats://ops:s3cr3t@127.0.0.1:port", 2),
+    ] {
+        let doctor = fleet.cli().run(&["--server", server, "doctor", "--from", "ops"]).await;
+        let nodes = fleet.cli().run(&["--server", server, "nodes"]).await.exits(code);
+        for text in [doctor.stdout, doctor.stderr, nodes.stdout, nodes.stderr] {
+            assert!(!text.contains("s3cr3t"), "{text}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn each_exit_code_has_a_case() {
     let mut fleet = Fleet::start(&["ship1", "ship2"]).await;
     let cli = fleet.cli();

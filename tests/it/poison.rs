@@ -1,5 +1,4 @@
-//! Messages that no client library writes, published byte by byte: the broker stores them, and nobody may fall over one
-//! (DESIGN §13, invariant 5).
+//! Messages that no client library writes, published byte by byte: the broker stores them, and nobody may fall over one.
 
 use super::harness::{Cli, Fleet, Process, SOON, wait_until};
 use edgeward::broker::From;

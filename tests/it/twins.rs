@@ -1,5 +1,5 @@
 //! Two journals or two runs under one node's name: who is the node, and what becomes of the messages of the one that is not
-//! any more (PROTOCOL §5).
+//! any more.
 
 use crate::harness::{Fleet, Process, SOON, wait_until};
 use edgeward::broker::From;

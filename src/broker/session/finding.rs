@@ -1,4 +1,4 @@
-//! How a session finds its place, as a value: what to look at next, from what was seen (PROTOCOL §2).
+//! How a session finds its place, as a value: what to look at next, from what was seen.
 //!
 //! ```text
 //! Anchor   the first message from the anchor on

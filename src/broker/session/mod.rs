@@ -1,4 +1,4 @@
-//! A session: a node's messages from one stream, in order, from where the node's journal stands (PROTOCOL §2).
+//! A session: a node's messages from one stream, in order, from where the node's journal stands.
 //!
 //! A durable consumer alone gives new messages before unacked ones after a crash, and its acks are not durable over a
 //! broker crash. So each session sets the consumer where the journal stands and proves that nothing is left out:

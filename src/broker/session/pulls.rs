@@ -1,7 +1,7 @@
 //! The pulls of a session, and the proof that nothing was left out between them.
 //!
 //! A value without I/O. Each message must have the consumer sequence after the last one's, and each idle heartbeat must
-//! agree: a zombie that took a message of ours shows as a gap (PROTOCOL §2).
+//! agree: a zombie that took a message of ours shows as a gap.
 
 use std::collections::VecDeque;
 

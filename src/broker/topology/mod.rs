@@ -1,4 +1,4 @@
-//! The streams on the broker: looked at, made, and changed where that loses nothing (PROTOCOL §1).
+//! The streams on the broker: looked at, made, and changed where that loses nothing.
 //!
 //! Owns the plan and its carrying out, safe to repeat and to run twice at once, and the one-line refusals that say what to
 //! set. A size, once set, stays. Never removes a stream.

@@ -1,4 +1,4 @@
-//! The streams as edgeward wants them (PROTOCOL §1), as data.
+//! The streams as edgeward wants them, as data.
 //!
 //! Owns every stream setting and how the disk is shared out. Never speaks to the broker.
 

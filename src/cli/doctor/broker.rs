@@ -4,7 +4,7 @@ use super::super::config::Loaded;
 use super::super::error::CliError;
 use super::super::output::counted;
 use super::{Finding, Who};
-use crate::broker::{Broker, BrokerError, ConnectOptions, Outgoing, PublishError, topology};
+use crate::broker::{Broker, BrokerError, ConnectOptions, Outgoing, PublishError, topology, without_password};
 use crate::model::message::StreamKind;
 use crate::model::rights::{inbox, node as node_rights};
 use crate::model::subject::{NodeKey, RecordStream};
@@ -40,8 +40,8 @@ pub(super) async fn look(loaded: &Loaded, who: &Who) -> Vec<Finding> {
         }
     };
     let version = broker.server_version().unwrap_or_default();
-    let mut findings =
-        vec![Finding::ok("broker", format!("nats-server {version} at {}", loaded.config.server.join(", ")))];
+    let servers: Vec<String> = loaded.config.server.iter().map(|server| without_password(server)).collect();
+    let mut findings = vec![Finding::ok("broker", format!("nats-server {version} at {}", servers.join(", ")))];
     findings.push(streams(&broker, loaded, who).await);
     findings.extend(clock(&broker, who).await);
     findings.extend(match who {

@@ -13,7 +13,6 @@ use crate::model::subject::RecordStream;
 use crate::model::time::{Timestamp, rough};
 use crate::operator::{NodeFacts, StoredError, last_errors, node, stream_facts, waiting_for};
 use serde::Serialize;
-use std::io::Write;
 use std::time::Duration;
 
 /// Error events shown to people.
@@ -73,12 +72,10 @@ fn json<'a>(node: &'a NodeName, detail: &'a Detail) -> DetailJson<'a> {
 
 fn print(name: &NodeName, detail: &Detail) -> std::io::Result<()> {
     let Detail { facts, errors, now, .. } = detail;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{name}: {}", contact(facts, *now))?;
+    output::print_line(&format!("{name}: {}", contact(facts, *now)))?;
     for (what, text) in lines(detail).into_iter().filter(|(_, text)| !text.is_empty()) {
-        writeln!(out, "  {what:<9}  {text}")?;
+        output::print_line(&format!("  {what:<9}  {text}"))?;
     }
-    drop(out);
     let mut groups = output::table(&["GROUP", "STATE", "COMMANDS", "EVENTS"]);
     for membership in facts.spec.iter().flat_map(|spec| &spec.groups) {
         groups.add_row(group_cells(membership));

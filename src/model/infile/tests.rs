@@ -25,6 +25,14 @@ fn one(text: &str) -> Draft {
 }
 
 #[test]
+fn a_long_list_of_targets_is_no_long_work() {
+    let names: Vec<String> = (0..100_000).map(|n| format!("\"n{n}\"")).collect();
+    let text = format!(r#"{{"to":[{},"n7"],"method":"shell","body":"true"}}"#, names.join(","));
+    let drafts = parse(text.as_bytes(), &|_| Some(Kind::Command)).unwrap();
+    assert_eq!(drafts[0].to.len(), 100_000);
+}
+
+#[test]
 fn a_message_with_every_field() {
     let draft = one(r#"{"to": ["ship1", "@web", "ship1"], "kind": "command", "method": "shell", "lane": "a",
         "body": "uname -a", "id": "x-1", "timeout": "5m", "start_by": "2h", "retries": 3, "retry_wait": "2s",
