@@ -50,6 +50,8 @@ fn agrees(told: &str, fate: &Record, sent: Option<&Sent>) -> bool {
         "cancelled" => is_cancelled,
         // Whether it is late is judged before whether it is cancelled.
         NOT_KNOWN => (is_cancelled && fate.attempt == 0) || fate.state == "expired",
+        // Begun together with those before it in its lane, and given back untried.
+        EVENT_RUNS if fate.attempt == 0 => is_cancelled,
         RUNS | EVENT_RUNS => {
             fate.attempt > 0 && (is_cancelled || sent.is_none_or(|sent| is_own_end(sent, fate, true, sent.rerun)))
         }

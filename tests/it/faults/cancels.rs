@@ -4,6 +4,7 @@ use super::orders::grouped;
 use super::*;
 
 const AHEAD: &str = "not known here; cancelled when it comes\n";
+const BEGUN: &str = "an event that has begun; not tried again\n";
 
 /// `b` cancelled by a message stored at `seq` that met `told`, and ended in `state` at `attempt`; its marks may go.
 fn cancelled(seq: u64, told: &str, state: &str, attempt: u32, ran: bool) -> Vec<(&'static str, String)> {
@@ -41,6 +42,8 @@ fn what_a_cancel_met_is_what_became_of_the_message() {
         (1, AHEAD, "cancelled", 0, false),
         (9, "runs; being stopped\n", "cancelled", 1, true),
         (9, "runs; being stopped\n", "succeeded", 1, true),
+        (9, BEGUN, "cancelled", 0, false),
+        (9, BEGUN, "succeeded", 1, true),
         (9, "no effect: succeeded before\n", "succeeded", 1, true),
     ] {
         assert_eq!(cancelled(seq, told, state, attempt, ran), [], "{told} {state} {attempt}");
@@ -57,6 +60,7 @@ fn what_a_cancel_met_is_what_became_of_the_message() {
     ] {
         assert_eq!(cancelled(seq, told, state, 1, true), wrong, "{seq} {told} {state}");
     }
+    assert_eq!(cancelled(9, "runs; being stopped\n", "cancelled", 0, false), wrong, "a command that runs has begun");
 }
 
 #[test]
