@@ -267,19 +267,21 @@ fn prepare(connection: &Connection, path: &Path) -> Result<(), JournalError> {
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     // Without this a plan may depend on the values of a statement, which then is read and planned anew for each of them.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-    connection.execute_batch(TABLES)?;
+    // All or nothing: tables without our id would be another program's to the next agent.
+    let tx = connection.unchecked_transaction()?;
+    tx.execute_batch(TABLES)?;
     for (table, column, kind) in LATER_COLUMNS {
-        if !connection.column_exists(None, table, column)? {
-            connection.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} {kind}"))?;
+        if !tx.column_exists(None, table, column)? {
+            tx.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} {kind}"))?;
         }
     }
     if kind == FileKind::New {
-        connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+        tx.pragma_update(None, "application_id", APPLICATION_ID)?;
     }
     if version < i64::from(VERSION) {
-        connection.pragma_update(None, "user_version", VERSION)?;
+        tx.pragma_update(None, "user_version", VERSION)?;
     }
-    Ok(())
+    Ok(tx.commit()?)
 }
 
 pub(super) fn identity(connection: &Connection) -> Result<Option<(JournalId, String)>, JournalError> {
@@ -327,6 +329,23 @@ mod tests {
         other.execute_batch("CREATE TABLE recipes (name TEXT)").unwrap();
         drop(other);
         assert!(matches!(Journal::open(dir.path(), &node("n"), None), Err(JournalError::Foreign { .. })));
+    }
+
+    #[test]
+    fn a_journal_is_made_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        // As one begins that is killed before the transaction that makes it is over.
+        let begun = Connection::open(&path).unwrap();
+        begun.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())).unwrap();
+        drop(begun);
+        // Nobody may write the last page that it takes: what was made before that must not stay.
+        let short = Connection::open(&path).unwrap();
+        short.pragma_update_and_check(None, "max_page_count", 20, |_| Ok(())).unwrap();
+        prepare(&short, &path).unwrap_err();
+        drop(short);
+        assert_eq!(kind(&Connection::open(&path).unwrap()).unwrap(), FileKind::New);
+        assert!(Journal::open(dir.path(), &node("n"), None).unwrap().is_new);
     }
 
     #[test]
