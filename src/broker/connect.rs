@@ -3,7 +3,7 @@
 //! Owns how old a broker may be, reconnecting with jitter, and the probe for the API's prefix. Never publishes.
 
 use super::access::{Access, check_reach, read_creds, read_seed};
-use super::api::API_TIMEOUT;
+use super::api::{API_TIMEOUT, ASK_AGAIN, TIMES};
 use super::denied::Denials;
 use super::error::BrokerError;
 use crate::model::subject::Names;
@@ -196,13 +196,27 @@ impl Broker {
         matches!(tokio::time::timeout(within, self.client.flush()).await, Ok(Ok(())))
     }
 
-    /// With credentials the API may be imported under another prefix; the account's own JetStream answers otherwise.
+    /// With credentials the API may be imported under another prefix; the account's own JetStream answers otherwise. No answer
+    /// at all says nothing yet: a cluster may be without a leader, or somebody listens to every subject.
     async fn find_api(&mut self) -> Result<(), BrokerError> {
         let imported = self.names.imported_api();
-        match self.ask(&format!("{imported}.INFO"), Bytes::new(), API_TIMEOUT).await {
-            Ok(_) => self.api = imported.into(),
-            Err(error @ BrokerError::DeniedInbox { .. }) => return Err(error),
-            Err(error) => tracing::debug!(%error, "no API under the imported prefix"),
+        let (times, within) = if self.is_clustered() { (TIMES, ASK_AGAIN) } else { (1, API_TIMEOUT) };
+        for _ in 0..times {
+            match self.ask(&format!("{imported}.INFO"), Bytes::new(), within).await {
+                Ok(_) => {
+                    self.api = imported.into();
+                    return Ok(());
+                }
+                Err(error @ BrokerError::DeniedInbox { .. }) => return Err(error),
+                Err(BrokerError::Timeout { .. } | BrokerError::LinkLost { .. }) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "no API under the imported prefix");
+                    return Ok(());
+                }
+            }
+            if self.ask(&format!("{}.INFO", self.api), Bytes::new(), within).await.is_ok() {
+                return Ok(());
+            }
         }
         Ok(())
     }

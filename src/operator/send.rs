@@ -214,13 +214,17 @@ async fn publish_until(
     until: Instant,
 ) -> Result<crate::broker::Stored, SendError> {
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+    let mut may_be_stored = false;
     loop {
         let error = match broker.publish(message, ONE_TRY).await {
             Ok(stored) => return Ok(stored),
             Err(error) => error,
         };
         match error {
-            PublishError::Unknown => {}
+            PublishError::Unknown => may_be_stored = true,
+            // A stream that has lost its leader is deaf until the others have elected one.
+            error if error.lacks_leader() && broker.is_clustered() && Instant::now() < until => {}
+            error if error.lacks_leader() && may_be_stored => return Err(SendError::Unknown),
             PublishError::Denied { subject } => return Err(SendError::Denied { subject }),
             PublishError::Closed => return Err(SendError::Unknown),
             PublishError::TooLarge { .. } | PublishError::Unsendable(_) => return Err(SendError::Unsendable(error)),

@@ -11,6 +11,7 @@ mod cancel;
 mod cgroup;
 mod cli;
 mod cluster;
+mod deaf;
 mod deploy;
 mod docs;
 mod doctor;
