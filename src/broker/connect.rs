@@ -9,6 +9,7 @@ use super::error::BrokerError;
 use crate::model::subject::Names;
 use async_nats::{Client, Event, ServerAddr};
 use bytes::Bytes;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -55,10 +56,13 @@ pub struct Link {
 }
 
 impl Link {
-    fn note_error(&mut self, error: String) {
+    /// Takes note of the client's words for what went wrong.
+    fn note_error(&mut self, error: &impl fmt::Display) {
+        let error = error.to_string();
+        let error = error.strip_prefix("nats: ").unwrap_or(&error).to_owned();
         // What comes again and again, such as credentials that are not accepted, is said once.
         if self.last_error.as_ref() != Some(&error) {
-            tracing::warn!("from the broker: {error}");
+            tracing::warn!("the broker, or the link to it: {error}");
         }
         self.denials.note(&error);
         self.last_error = Some(error);
@@ -305,8 +309,8 @@ fn note_event(link: &watch::Sender<Link>, event: Event) {
             link.send_modify(|link| link.up = false);
         }
         Event::Closed => link.send_modify(|link| link.up = false),
-        Event::ServerError(error) => link.send_modify(|link| link.note_error(error.to_string())),
-        Event::ClientError(error) => link.send_modify(|link| link.note_error(error.to_string())),
+        Event::ServerError(error) => link.send_modify(|link| link.note_error(&error)),
+        Event::ClientError(error) => link.send_modify(|link| link.note_error(&error)),
         Event::SlowConsumer(_) | Event::LameDuckMode | Event::Draining => {
             tracing::debug!(%event, "connection");
         }
