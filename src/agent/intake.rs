@@ -101,6 +101,7 @@ async fn first_spec(node: &Node, dispatcher: &Handle) -> Spec {
 
 async fn first_contact(node: &Node) -> Spec {
     let mut backoff = session_backoff();
+    let mut told = Told::default();
     loop {
         let contact = async {
             node.broker.wait_up().await?;
@@ -110,7 +111,7 @@ async fn first_contact(node: &Node) -> Spec {
         match contact.await {
             Ok(spec) => return spec,
             Err(error) => {
-                if error.is_final() {
+                if error.is_final() && told.is_new(&error) {
                     tracing::error!(%error, "no contact");
                 } else {
                     tracing::debug!(%error, "no contact yet");
@@ -141,7 +142,7 @@ async fn events_start(node: &Node, in_spec: Option<StreamSeq>) -> StreamSeq {
 /// Sessions on one stream, for ever.
 async fn take(node: &Arc<Node>, dispatcher: &Handle, stream: StreamKind, start: Option<StreamSeq>) {
     let Some(start) = start else { return };
-    let mut pace = Pace { backoff: session_backoff(), patience: PATIENCE, way: Duration::ZERO };
+    let mut pace = Pace { backoff: session_backoff(), patience: PATIENCE, way: Duration::ZERO, told: Told::default() };
     loop {
         let error = match one_session(node, dispatcher, stream, start, &mut pace).await {
             Ok(never) => match never {},
@@ -164,7 +165,9 @@ async fn take(node: &Arc<Node>, dispatcher: &Handle, stream: StreamKind, start: 
                 ask_hub(node);
             }
             Ended::Session(SessionError::ConsumerMissing | SessionError::Broker(BrokerError::Timeout { .. })) => {
-                tracing::warn!(?stream, %error, "the consumer is missing or lost; asking the hub");
+                if pace.told.is_new(&error) {
+                    tracing::warn!(?stream, %error, "the consumer is missing or lost; asking the hub");
+                }
                 pace.was_in_vain(node.broker.is_clustered());
                 ask_hub(node);
             }
@@ -173,7 +176,8 @@ async fn take(node: &Arc<Node>, dispatcher: &Handle, stream: StreamKind, start: 
             Ended::ReadAgain => continue,
             // This ends all sessions of this run.
             Ended::NotOurs => node.lease.let_go(),
-            error => tracing::warn!(?stream, %error, "session"),
+            error if pace.told.is_new(error) => tracing::warn!(?stream, %error, "session"),
+            error => tracing::debug!(?stream, %error, "session"),
         }
         let wait = pace.backoff.next_wait();
         let wait = match &error {
@@ -199,12 +203,26 @@ struct Pace {
     patience: Duration,
     /// What the questions just before took.
     way: Duration,
+    told: Told,
+}
+
+/// The last failure that was logged: one that comes again and again, as behind a leaf node that is cut off for days, is said
+/// once.
+#[derive(Default)]
+struct Told(Option<String>);
+
+impl Told {
+    fn is_new(&mut self, error: &dyn std::fmt::Display) -> bool {
+        let error = Some(error.to_string());
+        std::mem::replace(&mut self.0, error.clone()) != error
+    }
 }
 
 impl Pace {
     /// A session could be begun, in this time: the next one may take several times as long.
     fn begun(&mut self, took: Duration) {
         self.patience = (took * 4).clamp(PATIENCE, MOST_PATIENCE);
+        self.told = Told::default();
     }
 
     /// No answer came: more time for a slow link. Where the broker is a cluster and the way to it short, the consumer is
@@ -354,5 +372,17 @@ impl CatchUp {
     async fn end(&mut self, dispatcher: &Handle) {
         self.until = None;
         dispatcher.tell(Event::Hold(false)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_again_in_the_same_way_is_told_once() {
+        let mut told = Told::default();
+        let news = ["nobody answers", "nobody answers", "no answer", "nobody answers"].map(|error| told.is_new(&error));
+        assert_eq!(news, [true, false, true, true]);
     }
 }

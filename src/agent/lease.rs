@@ -29,6 +29,11 @@ impl Lease {
         *self.held.borrow()
     }
 
+    /// The same, to look at and to wait for.
+    pub(crate) fn watch(&self) -> watch::Receiver<Option<u64>> {
+        self.held.subscribe()
+    }
+
     /// A status with this sequence holds it.
     pub(crate) fn hold(&self, revision: u64) {
         self.held.send_replace(Some(revision));

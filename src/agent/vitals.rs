@@ -63,7 +63,7 @@ struct Vitals {
 
 impl Vitals {
     async fn watch(&self) {
-        let mut link = self.node.broker.link();
+        let (mut link, mut lease) = (self.node.broker.link(), self.node.lease.watch());
         let mut looks = tokio::time::interval(self.host.interval().unwrap_or(LOOK));
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut note, mut contact): (Option<LinkNote>, Option<(bool, Timestamp)>) = (None, None);
@@ -73,6 +73,7 @@ impl Vitals {
                     // The connection is another part's matter.
                     return std::future::pending().await;
                 },
+                Ok(()) = lease.changed() => {}
                 _ = looks.tick() => {}
             }
             let (up, error) = {
@@ -80,8 +81,8 @@ impl Vitals {
                 (link.up, link.last_error.clone())
             };
             let now = Timestamp::local_now();
-            self.note_link(&mut note, up, error, now).await;
-            let is_in_contact = up && self.node.lease.revision().is_some();
+            let is_in_contact = up && lease.borrow_and_update().is_some();
+            self.note_link(&mut note, LinkNote { up, since: now, error, in_contact: is_in_contact }).await;
             let (is_in_contact, since) = *contact.insert(match contact {
                 Some((was, since)) if was == is_in_contact => (was, since),
                 _ => (is_in_contact, now),
@@ -93,12 +94,13 @@ impl Vitals {
     }
 
     /// Keeps how the link is, where that has changed.
-    async fn note_link(&self, note: &mut Option<LinkNote>, up: bool, error: Option<String>, now: Timestamp) {
-        if note.as_ref().is_some_and(|note| note.up == up && note.error == error) {
+    async fn note_link(&self, note: &mut Option<LinkNote>, now: LinkNote) {
+        let since = note.as_ref().filter(|note| note.up == now.up).map_or(now.since, |note| note.since);
+        let now = LinkNote { since, ..now };
+        if note.as_ref() == Some(&now) {
             return;
         }
-        let since = note.as_ref().filter(|note| note.up == up).map_or(now, |note| note.since);
-        let kept = note.insert(LinkNote { up, since, error });
+        let kept = note.insert(now);
         let Ok(text) = serde_json::to_string(kept) else { return };
         if let Err(error) = self.node.journal.set_meta_lazily(Key::Link, text).await {
             tracing::debug!(%error, "how the link is was not kept");

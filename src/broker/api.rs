@@ -28,6 +28,8 @@ impl Broker {
         for _ in 1..TIMES {
             match self.api_within(path, body, ASK_AGAIN).await {
                 Err(BrokerError::Timeout { .. }) => {}
+                // A server says so itself instead of leaving it unanswered.
+                Err(error) if error.code().is_some_and(has_no_leader) => tokio::time::sleep(ASK_AGAIN).await,
                 answered => return answered,
             }
         }
@@ -84,6 +86,11 @@ impl Broker {
             RequestErrorKind::Other => BrokerError::Closed,
         })
     }
+}
+
+/// True for the codes by which a cluster says that a leader is still to be elected.
+pub(super) fn has_no_leader(code: u64) -> bool {
+    matches!(code, 10008 | 10009 | 10118)
 }
 
 /// A duration as the API has it: in nanoseconds.

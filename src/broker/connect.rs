@@ -3,12 +3,13 @@
 //! Owns how old a broker may be, reconnecting with jitter, and the probe for the API's prefix. Never publishes.
 
 use super::access::{Access, check_reach, read_creds, read_seed, without_password};
-use super::api::API_TIMEOUT;
+use super::api::{API_TIMEOUT, ASK_AGAIN, TIMES};
 use super::denied::Denials;
 use super::error::BrokerError;
 use crate::model::subject::Names;
 use async_nats::{Client, Event, ServerAddr};
 use bytes::Bytes;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -55,10 +56,13 @@ pub struct Link {
 }
 
 impl Link {
-    fn note_error(&mut self, error: String) {
+    /// Takes note of the client's words for what went wrong.
+    fn note_error(&mut self, error: &impl fmt::Display) {
+        let error = error.to_string();
+        let error = error.strip_prefix("nats: ").unwrap_or(&error).to_owned();
         // What comes again and again, such as credentials that are not accepted, is said once.
         if self.last_error.as_ref() != Some(&error) {
-            tracing::warn!("from the broker: {error}");
+            tracing::warn!("the broker, or the link to it: {error}");
         }
         self.denials.note(&error);
         self.last_error = Some(error);
@@ -199,13 +203,27 @@ impl Broker {
         matches!(tokio::time::timeout(within, self.client.flush()).await, Ok(Ok(())))
     }
 
-    /// With credentials the API may be imported under another prefix; the account's own JetStream answers otherwise.
+    /// With credentials the API may be imported under another prefix; the account's own JetStream answers otherwise. No answer
+    /// at all says nothing yet: a cluster may be without a leader, or somebody listens to every subject.
     async fn find_api(&mut self) -> Result<(), BrokerError> {
         let imported = self.names.imported_api();
-        match self.ask(&format!("{imported}.INFO"), Bytes::new(), API_TIMEOUT).await {
-            Ok(_) => self.api = imported.into(),
-            Err(error @ BrokerError::DeniedInbox { .. }) => return Err(error),
-            Err(error) => tracing::debug!(%error, "no API under the imported prefix"),
+        let (times, within) = if self.is_clustered() { (TIMES, ASK_AGAIN) } else { (1, API_TIMEOUT) };
+        for _ in 0..times {
+            match self.ask(&format!("{imported}.INFO"), Bytes::new(), within).await {
+                Ok(_) => {
+                    self.api = imported.into();
+                    return Ok(());
+                }
+                Err(error @ BrokerError::DeniedInbox { .. }) => return Err(error),
+                Err(BrokerError::Timeout { .. } | BrokerError::LinkLost { .. }) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "no API under the imported prefix");
+                    return Ok(());
+                }
+            }
+            if self.ask(&format!("{}.INFO", self.api), Bytes::new(), within).await.is_ok() {
+                return Ok(());
+            }
         }
         Ok(())
     }
@@ -283,8 +301,8 @@ fn note_event(link: &watch::Sender<Link>, event: Event) {
             link.send_modify(|link| link.up = false);
         }
         Event::Closed => link.send_modify(|link| link.up = false),
-        Event::ServerError(error) => link.send_modify(|link| link.note_error(error.to_string())),
-        Event::ClientError(error) => link.send_modify(|link| link.note_error(error.to_string())),
+        Event::ServerError(error) => link.send_modify(|link| link.note_error(&error)),
+        Event::ClientError(error) => link.send_modify(|link| link.note_error(&error)),
         Event::SlowConsumer(_) | Event::LameDuckMode | Event::Draining => {
             tracing::debug!(%event, "connection");
         }

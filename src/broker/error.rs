@@ -2,6 +2,7 @@
 //!
 //! Owns the distinction that exit codes and retries rest on: refused, unreachable, or not known.
 
+use super::api::has_no_leader;
 use std::time::Duration;
 
 /// A request to the broker failed.
@@ -140,6 +141,15 @@ pub enum PublishError {
 }
 
 impl PublishError {
+    /// True where nobody stores it until a cluster has elected a leader: on a cluster it may be tried again.
+    pub fn lacks_leader(&self) -> bool {
+        match self {
+            PublishError::NoStream => true,
+            PublishError::Refused { code, .. } => has_no_leader(*code),
+            _ => false,
+        }
+    }
+
     /// True where trying the same again cannot help.
     pub fn is_final(&self) -> bool {
         match self {

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! Owns the probe and its subjects. Decides nothing about the server. Where two do this at once, each sees what the other has
-//! stored. A probe that a crash leaves behind harms nobody: what reads streams passes it over ([`is_probe`]).
+//! stored. A probe that stays behind harms nobody, be it by a crash or in the bucket, which lets nothing be taken out: what
+//! reads streams passes it over ([`is_probe`]), and its key is no node's name.
 
 use super::connect::Broker;
 use super::error::{BrokerError, PublishError};

@@ -68,12 +68,9 @@ struct MeantJson<'a> {
 
 /// Carries it out.
 pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliError> {
-    let loaded = session.load(None)?;
     // Where nothing says who I am, I am whose messages they are, as far as the broker lets me.
-    let me = match (&loaded.from, &args.from) {
-        (None, Some(from)) => from,
-        _ => loaded.sender()?,
-    };
+    let loaded = session.load_for(args.from.as_ref())?;
+    let me = loaded.sender()?;
     let whose = args.from.as_ref().or(loaded.from.as_ref());
     let broker = session.connect(&loaded).await?;
     let plan = plan_cancel(&broker, &which(args)?, whose).await?;

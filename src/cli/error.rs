@@ -75,14 +75,20 @@ impl From<BrokerError> for CliError {
                 .hint("give the broker's address with --server or NATS_URL; `edgeward up` starts one here"),
             BrokerError::NoResponders { .. } | BrokerError::Refused { code: 10059, .. } => {
                 CliError::new(ExitCode::Broker, text).hint(
-                    "are the streams there? `edgeward hub` or `edgeward init` makes them; does this user reach them?",
+                    "are the streams there? `edgeward hub` or `edgeward init` makes them; does this user reach them, and is \
+                     the link of a leaf node up?",
                 )
             }
             BrokerError::Denied { subject } if subject.starts_with("$JS.API.") => {
                 CliError::new(ExitCode::Refused, text)
                     .hint("`init` and the hub need the hub's rights; an operator's API is imported as `<prefix>.api`")
             }
+            BrokerError::Denied { subject } if subject.starts_with("$KV.") => {
+                CliError::new(ExitCode::Refused, text).hint("this is for the hub and admins: --from NAME --nkey FILE of one")
+            }
             BrokerError::Denied { .. } => CliError::new(ExitCode::Refused, text),
+            BrokerError::DeniedInbox { inbox } if inbox == "_INBOX_hub" => CliError::new(ExitCode::Refused, text)
+                .hint("the hub and `edgeward init` need the credentials of the hub, or of an admin"),
             BrokerError::DeniedInbox { .. } => CliError::new(ExitCode::Refused, text)
                 .hint("say whose they are: --from NAME, EDGEWARD_FROM, or `from` in the config"),
             BrokerError::Refused { .. }

@@ -145,6 +145,10 @@ fn link(picture: &Picture) -> String {
     let Some(link) = &picture.link else { return "never tried".to_owned() };
     let since = age(link.since, Timestamp::local_now());
     match (picture.agent.is_some(), link.up, &link.error) {
+        (true, true, _) if !link.in_contact => format!(
+            "up for {since}, but this is not the node yet: the hub has not taken it in, or another agent is this node; \
+             the agent's log and `edgeward errors` say which"
+        ),
         (true, true, _) => format!("up for {since}"),
         (false, true, _) => format!("came up {since} ago"),
         (_, false, Some(error)) => format!("down for {since}: {error}"),

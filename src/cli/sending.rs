@@ -101,6 +101,9 @@ pub(super) fn judge(deliveries: Vec<Delivery>, repeat: Option<&MessageId>) -> Re
             None => "repeat safely".to_owned(),
         });
     }
+    if matches!(first, SendError::Denied { subject } if subject.contains(".control.")) {
+        error = error.hint("of control messages an operator may send his own cancels; all others are for admins");
+    }
     if matches!(first, SendError::Refused(crate::broker::PublishError::NoStream)) {
         error = error.hint("`edgeward hub` or `edgeward init` makes the streams");
     }

@@ -23,6 +23,9 @@ const REALLY_SILENT: Duration = Duration::from_millis(1500);
 /// With more rows than this, steps on the way are not told one by one.
 const TOLD_SINGLY: usize = 8;
 
+/// After this a message that has not begun, for no reason that is seen from here, gets a word.
+const NOT_BEGUN: Duration = Duration::from_secs(5);
+
 /// How long the answers of many targets are collected before they are looked at.
 const PACE: Duration = Duration::from_millis(50);
 
@@ -56,7 +59,8 @@ pub(super) async fn wait_for(
     mut live: Option<&mut Live>,
     mut settled: impl FnMut(&Row<'_>, &Watch) -> Result<(), CliError>,
 ) -> Result<End, CliError> {
-    let until = patience.wait.map(|wait| Instant::now() + wait);
+    let began = Instant::now();
+    let until = patience.wait.map(|wait| began + wait);
     let mut told = Told::default();
     let mut counters = Counters::new();
     let mut onlooker = Onlooker::new()?;
@@ -84,6 +88,9 @@ pub(super) async fn wait_for(
             return Ok(End::Settled);
         }
         told.tell_steps(watch, &mut counters).await;
+        if began.elapsed() >= NOT_BEGUN {
+            told.tell_not_begun(watch, &mut counters);
+        }
         // Before the first reading nothing is known of the nodes, and nothing is said of them.
         if watch.read_at().is_some() {
             counters.draw(&Totals::of(watch.view().rows()));
@@ -129,6 +136,7 @@ struct Told {
     done: HashSet<(MsgRef, String)>,
     behind: HashSet<(MsgRef, String, MsgRef)>,
     states: HashMap<(MsgRef, String), State>,
+    not_begun: bool,
 }
 
 impl Told {
@@ -159,6 +167,21 @@ impl Told {
         }
         if waiting.len() > TOLD_SINGLY {
             say(&format!("and {} more wait behind others in their lanes; use --lane", waiting.len() - TOLD_SINGLY));
+        }
+    }
+
+    /// Says once what tells why a message does not begin, where nothing else has been said of it: a hub that is away, a process
+    /// that is stopped.
+    fn tell_not_begun(&mut self, watch: &Watch, counters: &mut Counters) {
+        let waits = |row: &Row<'_>| {
+            let has_begun = row.is_settled() || !matches!(row.state, State::Queued | State::Delivered);
+            !has_begun && row.behind.is_none() && !row.is_out_of_contact()
+        };
+        let waiting = watch.view().rows().find(waits).filter(|_| !self.not_begun);
+        if let Some(row) = waiting {
+            self.not_begun = true;
+            counters.clear();
+            say(&format!("{}: still {}; edgeward why {}", row.node, row.state, id_ref(row.message.at)));
         }
     }
 }

@@ -79,7 +79,12 @@ async fn finish(nodes: &Nodes, node: &NodeName, marker: Uuid, mark: &Mark) -> Re
     }
     nodes.change(node, |spec| spec.group_done(marker, Done::Marked(at))).await?;
     here(Point::MarksKnown);
-    tracing::info!(%node, ?mark, commands = ?at.commands, events = ?at.events, "group");
+    let (is_member, group) = match mark {
+        Mark::Leave(group) => (false, group),
+        Mark::Join(group) | Mark::Again { group, .. } => (true, group),
+    };
+    let [commands, events] = [at.commands, at.events].map(|seq| seq.map(|seq| seq.0));
+    tracing::info!(%node, %group, is_member, commands, events, "marked in both streams");
     Ok(was_there)
 }
 

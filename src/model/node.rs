@@ -239,6 +239,14 @@ pub struct LinkNote {
     /// What went wrong last.
     #[serde(default)]
     pub error: Option<String>,
+    /// False where the link is up and this journal is not the node: the hub has not taken it in, or another is at work.
+    #[serde(default = "yes")]
+    pub in_contact: bool,
+}
+
+/// Older releases did not keep it.
+fn yes() -> bool {
+    true
 }
 
 /// A lane with something in it.

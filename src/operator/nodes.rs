@@ -149,12 +149,12 @@ async fn read_keys(
     Ok(found)
 }
 
-/// Which key of which node a subject of the bucket is.
+/// Which key of which node a subject of the bucket is; `None` for what is no node's, as the hub's probe.
 pub(super) fn read_key<'a>(broker: &Broker, subject: &'a str) -> Option<(NodeKey, &'a str)> {
     let key = subject.strip_prefix("$KV.")?.strip_prefix(&broker.names().bucket())?.strip_prefix('.')?;
     let (first, node) = key.split_once('.')?;
     let key = [NodeKey::Spec, NodeKey::Status, NodeKey::Hello].into_iter().find(|k| k.as_str() == first)?;
-    Some((key, node))
+    node.parse::<NodeName>().is_ok().then_some((key, node))
 }
 
 /// A node that nobody has seen.

@@ -220,6 +220,8 @@ async fn publish_until(
         match broker.publish(message, ONE_TRY).await {
             Ok(stored) => return Ok(stored),
             Err(PublishError::Unknown) => may_be_stored = true,
+            // A stream that has lost its leader is deaf until the others have elected one.
+            Err(error) if error.lacks_leader() && broker.is_clustered() && Instant::now() < until => {}
             Err(_) if may_be_stored => return Err(SendError::Unknown),
             Err(error) => return Err(not_stored(error)),
         }

@@ -23,6 +23,11 @@ methods = ["shell", "exec", "ping"]
 
 [[allow]]
 senders = ["*"]
+kinds = ["control"]
+methods = ["cancel"]
+
+[[allow]]
+senders = ["*"]
 kinds = ["event"]
 methods = ["log"]
 "#;
@@ -129,6 +134,11 @@ async fn every_verb_works_with_the_shipped_rights() {
     let history = rows(&fleet.ops(&["history", "--from", "ops", "-o", "json"]).await.ok());
     assert_eq!(history.len(), 3, "{history:?}");
 
+    // Whose message it is says who asks, where nothing else does.
+    fleet.ops(&["send", "ship1", "sleep 60", "--id", "long", "--from", "ops"]).await.ok();
+    assert!(fleet.ops(&["cancel", "long", "--from", "ops"]).await.ok().contains("cancel asked"));
+    fleet.ops(&["wait", "long", "--for", "20s", "--from", "ops"]).await.exits(5);
+
     // The first event makes the node's consumer for events.
     let sent = fleet.ops(&["send", "ship2", "-m", "log", "--lane", "audit", "hello", "--from", "ops"]).await.ok();
     assert!(sent.contains("  e1  "), "{sent}");
@@ -174,6 +184,11 @@ async fn groups_are_an_admins_to_set_and_an_operators_to_use() {
     let fleet = Fleet::start(&["ship1"]).await;
     let said = fleet.ops(&["node", "ship1", "--groups", "web", "--from", "ops"]).await.exits(7);
     assert!(said.stderr.contains("no right to publish to `$KV.FLEET_NODES.spec.ship1`"), "{said:?}");
+    assert!(said.stderr.contains("for the hub and admins"), "{said:?}");
+    let said = fleet.ops(&["ps", "stop", "ship1", "shell", "--from", "ops"]).await.exits(7);
+    assert!(said.stderr.contains("all others are for admins"), "{said:?}");
+    let said = fleet.ops(&["init", "--diff"]).await.exits(7);
+    assert!(said.stderr.contains("`edgeward init` need") && !said.stderr.contains("--from"), "{said:?}");
     fleet.with_key("admin", &["node", "ship1", "--groups", "web", "--from", "admin"]).await.exits(0);
     wait_until(SOON, "ship1 to be a member", async || {
         let said = fleet.ops(&["node", "ship1", "--from", "ops"]).await.exits(0).stdout;

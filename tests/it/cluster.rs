@@ -5,10 +5,12 @@
 
 use crate::harness::{Cluster, ELECTION, Process, SOON, open_to, wait_until};
 use edgeward::broker::{Broker, From, Outgoing};
-use edgeward::model::id::StreamSeq;
+use edgeward::model::id::{MessageId, StreamSeq};
+use edgeward::model::message::Kind;
 use edgeward::model::record::Record;
 use edgeward::model::state::State;
 use edgeward::model::subject::RecordStream;
+use edgeward::operator::{Draft, SendOptions};
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -22,15 +24,15 @@ async fn client(cluster: &Cluster) -> Broker {
     broker
 }
 
-/// Sends until it is stored; once, whatever the broker said on the way.
+/// Sends as operators do: an election is a pause to them, and no failure.
 async fn send(client: &Broker, node: &str, id: &str, body: &str) -> StreamSeq {
-    let message = Outgoing::new(format!("fleet.msg.{node}.command.ops.shell"), body.to_owned())
-        .with("Fleet-Id", id)
-        .with("Nats-Msg-Id", id);
-    wait_until(ELECTION + SOON, "it is stored", async || {
-        client.publish(&message, Duration::from_millis(500)).await.map(|stored| stored.seq)
-    })
-    .await
+    let to = vec![node.parse().unwrap()];
+    let mut draft = Draft::new(to, Kind::Command, "shell".parse().unwrap(), body.to_owned());
+    draft.id = MessageId::given(id).unwrap();
+    draft.id_given = true;
+    let options = SendOptions { deadline: ELECTION + SOON };
+    let deliveries = edgeward::operator::send(client, &"ops".parse().unwrap(), &draft, &options).await;
+    deliveries[0].result.as_ref().unwrap_or_else(|error| panic!("{id}: {error}")).seq
 }
 
 async fn result(client: &Broker, node: &str, id: &str) -> Record {

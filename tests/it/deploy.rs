@@ -199,4 +199,5 @@ fn the_sample_policy_is_read() {
     let allows = |from: &str, kind, method: &str| policy.allows(&from.parse().unwrap(), kind, &method.parse().unwrap());
     assert!(allows("ops", Kind::Command, "shell") && allows("van2", Kind::Event, "log"));
     assert!(!allows("van2", Kind::Command, "shell"));
+    assert!(allows("admin", Kind::Control, "stop") && !allows("ops", Kind::Control, "stop"));
 }

@@ -136,6 +136,13 @@ async fn probes_are_taken_out_again_and_are_nobodys_message() {
     .await;
     let acks = client.read_all("FLEET_ACKS", ">", From::Seq(StreamSeq(1)), 100).await.unwrap();
     assert_eq!(acks.len(), 0, "no fate for what is nobody's");
+    // From the bucket nothing can be taken out.
+    wait_until(SOON, "the bucket's probe", async || {
+        client.get_last("KV_FLEET_NODES", "$KV.FLEET_NODES.hello._").await.ok().flatten()
+    })
+    .await;
+    let nodes = Cli::edgeward(&broker.url()).run(&["nodes", "-o", "json"]).await.ok();
+    assert!(!nodes.contains(r#""node":"_""#), "{nodes}");
     assert!(hub.is_running() && !hub.stderr().contains("stores nothing"), "{}", hub.stderr());
 }
 

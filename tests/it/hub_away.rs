@@ -19,6 +19,11 @@ async fn what_waited_for_a_hub_is_dealt_with_when_it_is_back() {
     let nobody = fleet.publish(WEB, &[], "").await;
     fleet.cli().run(&["node", "ship1", "--groups", "web"]).await.ok();
     let too_early = fleet.publish(WEB, &[], "").await;
+    // Whoever waits for one of them is told where to look.
+    let seq = too_early.seq.to_string();
+    let said = fleet.cli().run(&["wait", &seq, "--from", "ops", "--for", "8s"]).await.exits(3);
+    assert!(said.stderr.contains(&format!("@web: still queued; edgeward why {seq}")), "{said:#?}");
+    assert!(fleet.cli().run(&["why", &seq]).await.ok().contains("the hub"), "why tells of it");
     let late = Process::agent("ship3", &fleet.broker.url());
     fleet.add("ship3", late);
     wait_until(SOON, "the agent to say that it waits", async || {

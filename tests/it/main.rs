@@ -11,6 +11,7 @@ mod cancel;
 mod cgroup;
 mod cli;
 mod cluster;
+mod deaf;
 mod deleted;
 mod deploy;
 mod docs;

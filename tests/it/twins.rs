@@ -115,6 +115,13 @@ async fn a_second_agent_of_a_name_is_refused_while_the_first_lives() {
     let mut twin = Process::agent("ship", &fleet.broker.url());
     twin.start();
     wait_until(SOON, "the refusal", async || !errors(&fleet, "ship", "second_journal").await.is_empty()).await;
+    let state = twin.state_dir().display().to_string();
+    let cli = fleet.cli();
+    wait_until(SOON, "its own word for it", async || {
+        let said = cli.run(&["local", "--state-dir", &state]).await.ok();
+        if said.contains("this is not the node yet") { Ok(()) } else { Err(said) }
+    })
+    .await;
     assert_eq!(fleet.run("ship", "ping", "").await.state, State::Succeeded);
     assert_eq!(spec(&fleet, "ship").await.journal, Some(first));
     // It asks on: when the first stops, it is the node.

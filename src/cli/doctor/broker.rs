@@ -35,7 +35,11 @@ pub(super) async fn look(loaded: &Loaded, who: &Who) -> Vec<Finding> {
         Ok(broker) => broker,
         Err(error) => {
             let mend = error.hints.first().cloned();
-            let bad = Finding::bad("broker", error.message, "is it running, and is `server` right?");
+            let bad = Finding::bad(
+                "broker",
+                error.message,
+                "is it running, and are `server` and the credentials (`creds`, `nkey`) right?",
+            );
             return vec![Finding { mend: mend.or(bad.mend.clone()), ..bad }];
         }
     };

@@ -16,7 +16,7 @@ use super::session::Session;
 use crate::model::name::{NodeName, Sender};
 use crate::model::policy::Policy;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Arguments of `doctor`.
 #[derive(Debug, clap::Args)]
@@ -28,6 +28,9 @@ pub(super) struct Args {
     /// Where the node's journal is (default: /var/lib/edgeward, or below $XDG_STATE_HOME).
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// The policy that the agent is started with (default: policy.toml beside the config file).
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
     /// Look as this operator.
     #[arg(long, value_name = "NAME", conflicts_with = "node")]
     from: Option<Sender>,
@@ -91,7 +94,7 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<ExitCode, CliE
     let mut findings = Vec::new();
     match Loaded::load(&session.global, args.from.as_ref(), &session.env, Scope::Operator) {
         Ok(loaded) => {
-            findings.extend(config(&loaded));
+            findings.extend(config(&loaded, args.policy.as_deref()));
             let folder = service::state_dir(args.state_dir.as_deref(), session, &loaded)?;
             let who = who(&loaded, args)?;
             findings.extend(host::look_at(&folder, loaded.config.agent.journal_bytes));
@@ -134,7 +137,7 @@ fn who(loaded: &Loaded, args: &Args) -> Result<Who, CliError> {
 }
 
 /// The configuration, the files that it names, and the policy.
-fn config(loaded: &Loaded) -> Vec<Finding> {
+fn config(loaded: &Loaded, policy: Option<&Path>) -> Vec<Finding> {
     let mut findings = vec![match check_files(&loaded.config, loaded.file.as_deref()) {
         Ok(_) => {
             let file = loaded.file.as_ref().map(|file| file.display().to_string());
@@ -149,7 +152,8 @@ fn config(loaded: &Loaded) -> Vec<Finding> {
             "give nodes, hub and operators credentials, and take `insecure` away",
         ));
     }
-    findings.push(match service::read_policy(loaded.config.agent.policy.as_deref(), loaded) {
+    let policy = policy.or(loaded.config.agent.policy.as_deref());
+    findings.push(match service::read_policy(policy, loaded) {
         Ok(Policy::Rules(rules)) => Finding::ok("policy", output::counted(rules.len(), "rule")),
         Ok(Policy::Open) => Finding::ok("policy", "no file and no credentials: a node here accepts everything"),
         Ok(Policy::HubOnly) => Finding::note(
@@ -171,15 +175,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut loaded = Loaded::default();
         loaded.file = Some(dir.path().join("edgeward.toml"));
-        assert!(config(&loaded).iter().all(|finding| finding.verdict == Verdict::Ok));
+        assert!(config(&loaded, None).iter().all(|finding| finding.verdict == Verdict::Ok));
         loaded.config.creds = Some(dir.path().join("ship1.creds"));
-        let found = config(&loaded);
+        let found = config(&loaded, None);
         assert_eq!((found[0].verdict, found[1].verdict), (Verdict::Bad, Verdict::Note), "{found:?}");
         std::fs::write(dir.path().join("policy.toml"), "[[allow]]\nsenders = 7\n").unwrap();
-        let found = config(&loaded);
+        let found = config(&loaded, None);
         assert!(found[1].verdict == Verdict::Bad && found[1].found.contains("line 2"), "{found:?}");
+        let given = dir.path().join("given.toml");
+        std::fs::write(&given, "[[allow]]\nsenders = [\"*\"]\nkinds = [\"*\"]\nmethods = [\"*\"]\n").unwrap();
+        assert_eq!(config(&loaded, Some(&given))[1].verdict, Verdict::Ok, "the one that the agent is started with");
         loaded.config.insecure = true;
         loaded.config.creds = None;
-        assert!(config(&loaded).iter().any(|finding| finding.found.contains("insecure")));
+        assert!(config(&loaded, None).iter().any(|finding| finding.found.contains("insecure")));
     }
 }
