@@ -1,4 +1,4 @@
-//! Streams that somebody deleted while the hub runs: made again as at its start, and told of (PROTOCOL §1).
+//! Streams that somebody deleted while the hub runs: made again as at its start, and told of.
 //!
 //! What a stream held is gone. What else went with it finds itself again: feeds and agents ask for their consumers, nodes
 //! whose `spec` is gone say hello. Owns noticing that, and what of the hub's memory a new bucket makes void. Safe to repeat

@@ -73,9 +73,9 @@ impl Journal {
         };
         file.connection.execute_batch(HELD)?;
         let mark = MarkFile::write(folder, &Mark { id, commits: file.commits })?;
-        let writer = Writer::start(file.connection, file.commits, mark)?;
-        let boot = boot.map(Into::into);
-        let (folder, lock) = (folder.to_owned(), Arc::new(lock));
+        let lock = Arc::new(lock);
+        let writer = Writer::start(file.connection, file.commits, mark, Arc::clone(&lock))?;
+        let (boot, folder) = (boot.map(Into::into), folder.to_owned());
         let file = inode(&folder.join(FILE));
         let journal = Journal { writer, folder, file, id, boot, space: SPACE, _lock: lock };
         Ok(Opened { journal, is_new })
@@ -294,6 +294,7 @@ pub(super) fn identity(connection: &Connection) -> Result<Option<(JournalId, Str
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::when_free;
     use super::*;
 
     fn node(name: &str) -> NodeName {
@@ -311,10 +312,10 @@ mod tests {
             Err(JournalError::InUse { pid: Some(_), .. })
         ));
         drop(first);
-        let again = Journal::open(dir.path(), &node("ship1"), None).unwrap();
+        let again = when_free(dir.path(), "ship1", None).unwrap();
         assert!(!again.is_new && again.journal.id() == id);
         drop(again);
-        let error = Journal::open(dir.path(), &node("ship2"), None).err().unwrap().to_string();
+        let error = when_free(dir.path(), "ship2", None).err().unwrap().to_string();
         assert!(error.contains("node `ship1`"), "{error}");
     }
 
@@ -355,7 +356,7 @@ mod tests {
         let newer = Connection::open(dir.path().join(FILE)).unwrap();
         newer.execute_batch("ALTER TABLE messages ADD COLUMN mood TEXT; PRAGMA user_version = 99;").unwrap();
         drop(newer);
-        assert!(Journal::open(dir.path(), &node("n"), None).is_ok());
+        assert!(when_free(dir.path(), "n", None).is_ok());
     }
 
     #[test]

@@ -20,7 +20,9 @@ use crate::model::state::State;
 use crate::model::subject::LaneKey;
 use crate::model::time::Timestamp;
 use bytes::Bytes;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 const NOW: Timestamp = Timestamp::from_nanos(1_000);
 
@@ -34,14 +36,17 @@ impl Bed {
     }
 
     fn open(&self) -> Journal {
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
-        loop {
-            match Journal::open(self.dir.path(), &"n1".parse().unwrap(), Some("boot-1")) {
-                Ok(opened) => return opened.journal,
-                // The last one's writer may still be closing.
-                Err(JournalError::InUse { .. }) if std::time::Instant::now() < deadline => std::thread::yield_now(),
-                Err(error) => panic!("{error}"),
-            }
+        when_free(self.dir.path(), "n1", Some("boot-1")).unwrap().journal
+    }
+}
+
+/// Opens a journal; the writer of the one before may still be closing it.
+pub(super) fn when_free(folder: &Path, node: &str, boot: Option<&str>) -> Result<Opened, JournalError> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        match Journal::open(folder, &node.parse().unwrap(), boot) {
+            Err(JournalError::InUse { .. }) if Instant::now() < deadline => std::thread::yield_now(),
+            opened => return opened,
         }
     }
 }

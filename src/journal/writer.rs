@@ -12,6 +12,7 @@ use super::mark::MarkFile;
 use super::meta::{self, Key};
 use super::part::{Follows, Tx, in_part};
 use rusqlite::{Connection, Transaction};
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -101,12 +102,17 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Starts the thread. It has a small runtime of its own, for waiting with a timeout.
-    /// `commits` is how many the journal has seen; the mark follows.
-    pub(super) fn start(connection: Connection, commits: u64, mark: MarkFile) -> Result<Writer, JournalError> {
+    /// `commits` is how many the journal has seen; the mark follows. `lock` is held until the last of it is written.
+    pub(super) fn start(
+        connection: Connection,
+        commits: u64,
+        mark: MarkFile,
+        lock: Arc<File>,
+    ) -> Result<Writer, JournalError> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (health, fresh) = (Arc::new(Health::new()), Arc::<Fresh>::default());
         let shared = (Arc::clone(&health), Arc::clone(&fresh));
-        let file = Ledger { connection, commits, mark, health: shared.0, fresh: shared.1, told: None };
+        let file = Ledger { connection, commits, mark, health: shared.0, fresh: shared.1, told: None, _lock: lock };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
@@ -219,6 +225,8 @@ struct Ledger {
     fresh: Arc<Fresh>,
     /// When the log was last told that it cannot be written.
     told: Option<Instant>,
+    /// Goes last: nobody opens what may still be written.
+    _lock: Arc<File>,
 }
 
 impl Ledger {

@@ -1,4 +1,4 @@
-//! Membership of groups, decided in the stream (PROTOCOL §4): a node is a member between two marks that lie in the streams
+//! Membership of groups, decided in the stream: a node is a member between two marks that lie in the streams
 //! themselves, so that joins and leaves are exact to the sequence whatever its consumer is doing.
 //!
 //! Each membership in a `spec` is a small machine; what it says by (`pending`, `join`, `leave`):

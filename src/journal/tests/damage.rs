@@ -21,7 +21,7 @@ async fn crashed() -> (tempfile::TempDir, JournalId) {
 }
 
 fn open(folder: &Path) -> Opened {
-    Journal::open(folder, &"n1".parse().unwrap(), None).unwrap()
+    when_free(folder, "n1", None).unwrap()
 }
 
 fn aside(folder: &Path) -> usize {
@@ -114,13 +114,7 @@ async fn what_a_running_agent_finds_counts_at_the_next_start() {
     let reason = journal.damaged().await;
     journal.note_damage(&reason);
     drop(journal);
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
-    let opened = loop {
-        match Journal::open(folder.path(), &"n1".parse().unwrap(), None) {
-            Err(JournalError::InUse { .. }) if std::time::Instant::now() < deadline => std::thread::yield_now(),
-            opened => break opened.unwrap(),
-        }
-    };
+    let opened = open(folder.path());
     assert!(opened.is_new && opened.journal.id() != id);
     assert_eq!(aside(folder.path()), 1);
     assert!(!folder.path().join("journal.damaged").exists(), "said once");
